@@ -1,0 +1,141 @@
+//! What the controller asks of an agent: the contract between `controller::*::build` and the pods.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    image::{Digest, Platform},
+    record::BuildIdentity,
+};
+
+/// The environment variable that holds a plan.
+pub const PLAN_VARIABLE: &str = "SLIPWAY_PLAN";
+
+/// What `fetch` brings into the workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FetchPlan {
+    /// Where from.
+    pub source: FetchSource,
+    /// The folder of the source that is the build's context; must exist, must not leave the tree.
+    pub context_dir: String,
+    /// The build file, relative to the context; must exist. Absent where the strategy needs none.
+    pub build_file: Option<String>,
+    /// The folder at which the Secret with the credentials is mounted: `username` and `password`,
+    /// `ssh-privatekey` and `known_hosts`, or `.dockerconfigjson`.
+    pub credentials_dir: Option<String>,
+    /// Registries (`host[:port]`) that may be spoken to without TLS, for artifacts.
+    #[serde(default)]
+    pub plain_http: Vec<String>,
+}
+
+/// Where a source comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FetchSource {
+    /// A Git repository over https, http or ssh.
+    #[serde(rename_all = "camelCase")]
+    Git {
+        /// The repository's URL, without user information.
+        url: String,
+        /// A branch, a tag, a full `refs/…` name or a commit; the default branch when absent.
+        reference: Option<String>,
+        /// Whether submodules are fetched, recursively.
+        submodules: bool,
+    },
+    /// An OCI artifact whose layers are files or tar archives.
+    Artifact {
+        /// `registry/repository@digest` or `:tag`.
+        reference: String,
+    },
+    /// Files by relative path.
+    Inline {
+        /// Text by path.
+        files: BTreeMap<String, String>,
+    },
+}
+
+/// Where staging is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StagingTarget {
+    /// `host[:port]`.
+    pub registry: String,
+    /// The repository that this namespace owns.
+    pub repository: String,
+    /// Whether it is spoken to without TLS.
+    pub plain_http: bool,
+}
+
+/// What `collect` does once the build has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CollectPlan {
+    /// Whose image this is.
+    pub build: BuildIdentity,
+    /// The archive's path below the workspace's output folder, for example `image.tar` or `.`; a folder is
+    /// an OCI layout.
+    pub archive: String,
+    /// Where to.
+    pub staging: StagingTarget,
+}
+
+/// What `push` does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PushPlan {
+    /// The image, in staging or anywhere.
+    pub source: PushSource,
+    /// Where to; each stands or falls alone.
+    pub targets: Vec<PushTarget>,
+    /// Registries (`host[:port]`) that may be spoken to without TLS.
+    #[serde(default)]
+    pub plain_http: Vec<String>,
+    /// The platforms of an index that are pushed; all when empty.
+    #[serde(default)]
+    pub platforms: Vec<Platform>,
+}
+
+/// The image that is pushed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PushSource {
+    /// `host[:port]`.
+    pub registry: String,
+    /// The repository.
+    pub repository: String,
+    /// A digest, or a tag that is resolved once at the start.
+    pub reference: String,
+    /// What the reference must resolve to, when that is known.
+    pub digest: Option<Digest>,
+    /// The folder at which a Secret with `.dockerconfigjson` for the source is mounted.
+    pub credentials_dir: Option<String>,
+}
+
+/// One place that an image is pushed to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PushTarget {
+    /// `host[:port]/repository`.
+    pub repository: String,
+    /// Written last, one by one.
+    pub tags: Vec<String>,
+    /// The folder at which the Secret with `.dockerconfigjson` is mounted.
+    pub credentials_dir: Option<String>,
+    /// What happens to a tag that points elsewhere.
+    #[serde(default)]
+    pub tag_policy: TagPolicy,
+}
+
+/// What happens to a tag that exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum TagPolicy {
+    /// It is moved.
+    #[default]
+    Overwrite,
+    /// It is moved only if it still is what was read when the push began.
+    IfUnchanged,
+    /// It is never moved; the same digest is success.
+    Immutable,
+}

@@ -1,0 +1,113 @@
+//! What an agent leaves in its container's termination message: the contract back to the controller.
+//!
+//! The kubelet keeps 4096 bytes, so a report names a record by digest rather than carrying it.
+
+use std::io::Write as _;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    image::Digest,
+    record::{Failure, Revision},
+};
+
+/// The kubelet's limit on one container's message.
+pub const MESSAGE_LIMIT: usize = 4096;
+
+/// Where the kubelet looks for a container's message.
+pub const MESSAGE_PATH: &str = "/dev/termination-log";
+
+/// How a stage of the build pod ended, in its container's message and in the workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StageOutcome {
+    /// The stage did its work.
+    #[serde(rename_all = "camelCase")]
+    Done {
+        /// Known once the source has been fetched.
+        revision: Option<Revision>,
+    },
+    /// The stage did not.
+    Failed(Failure),
+}
+
+/// What `collect` reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CollectReport {
+    /// The record's manifest, in staging, of a build that ended well or badly.
+    Recorded {
+        /// Its digest.
+        digest: Digest,
+    },
+    /// No record could be written.
+    Failed(Failure),
+}
+
+/// What `push` reports: one entry a target, in the plan's order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PushReport {
+    /// The root manifest's digest, once the source was read.
+    pub digest: Option<Digest>,
+    /// A failure that concerns every target, an unreadable source for example.
+    pub failure: Option<Failure>,
+    /// One entry a target.
+    pub targets: Vec<TargetReport>,
+}
+
+/// How one target ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetReport {
+    /// Absent when everything is there and verified.
+    pub failure: Option<Failure>,
+    /// The earliest moment at which the registry wants to be asked again, in seconds from the report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u64>,
+    /// What became of the blobs.
+    pub blobs: BlobCounters,
+    /// The digest that each tag pointed to before, in the plan's order; null where it did not exist.
+    pub previous: Vec<Option<Digest>>,
+}
+
+/// What became of an image's blobs at one target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BlobCounters {
+    /// The target had them.
+    pub existed: i64,
+    /// Mounted from another repository of the target.
+    pub mounted: i64,
+    /// Sent.
+    pub uploaded: i64,
+    /// Uploads that went on from where they broke.
+    pub resumed: i64,
+    /// Bytes sent.
+    pub bytes_uploaded: i64,
+    /// Bytes that did not have to be sent.
+    pub bytes_saved: i64,
+}
+
+/// Leaves a report where the kubelet finds it, shortened where it must be.
+///
+/// # Errors
+/// When the message file cannot be written.
+pub fn leave<R: Serialize>(report: &R) -> std::io::Result<()> {
+    let text = serde_json::to_vec(report)?;
+    if let Ok(mut file) = std::fs::OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .open(MESSAGE_PATH)
+    {
+        return file.write_all(&text);
+    }
+    // Outside a pod a person reads it.
+    std::io::stdout().write_all(&text)
+}
+
+/// Reads a termination message; `None` when it is no report.
+pub fn read<R: DeserializeOwned>(message: &str) -> Option<R> {
+    serde_json::from_str(message).ok()
+}

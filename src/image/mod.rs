@@ -1,0 +1,11 @@
+//! What an image is: digests, descriptors, manifests, layers, and every archive layout that holds them.
+//!
+//! Knows nothing of Kubernetes and nothing of registries; bytes come in as readers and go out as readers.
+
+mod descriptor;
+mod digest;
+mod platform;
+
+pub use descriptor::{Descriptor, ImageConfig, Index, Manifest, RootFs, media_type};
+pub use digest::{Digest, DigestError, Hasher};
+pub use platform::{Platform, PlatformError};
