@@ -15,17 +15,17 @@ configuration() {
   printf 'apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n' > "$state/etc/audit.yaml"
 }
 
-# restrict_oom_score_adj: containers start without CAP_SYS_RESOURCE. Everything lives below the state folder.
+# restrict_oom_score_adj: containers start without CAP_SYS_RESOURCE. Nothing of it is outside the cluster's own folders.
 containerd_configuration() {
   cat > "$state/etc/containerd.toml" << END
 version = 3
-root = "$state/containerd"
-state = "$state/run/containerd"
+root = "$node_dir/containerd"
+state = "$node_dir/run"
 disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs", "io.containerd.differ.v1.erofs", "io.containerd.snapshotter.v1.devmapper"]
 [grpc]
   address = "$socket"
 [plugins."io.containerd.internal.v1.opt"]
-  path = "$state/containerd/opt"
+  path = "$node_dir/containerd/opt"
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "localhost/pause:1"
 [plugins."io.containerd.cri.v1.images".registry]

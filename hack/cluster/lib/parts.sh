@@ -18,7 +18,7 @@ start_all() {
   start proxy kube-proxy --config "$state/etc/proxy.yaml"
   start dns coredns -conf "$state/etc/Corefile"
   start kubelet kubelet --config "$state/etc/kubelet.yaml" --kubeconfig "$state/etc/kubelet.kubeconfig" --hostname-override "$node" \
-    --root-dir "$state/kubelet" --node-ip "$node_ip"
+    --root-dir "$node_dir/kubelet" --node-ip "$node_ip"
   local part
   for part in "${parts[@]}"; do await "$part" part_healthy "$part"; done
   # No pod can be created before its namespace's account exists.

@@ -75,7 +75,7 @@ children() { cat "/proc/$1/task/"*/children 2>/dev/null || true; }
 # Longest paths first, so that what is mounted inside goes before what it is mounted in.
 unmount_all() {
   local mount
-  awk -v prefix="$state/" 'index($5, prefix) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r mount; do
+  awk -v prefix="$node_dir/" 'index($5, prefix) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r mount; do
     umount -l "$mount" 2>/dev/null || true
   done
 }

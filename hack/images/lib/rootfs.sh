@@ -21,8 +21,9 @@ node_apt_settings() {
 
 node_authorities() { cat /etc/ssl/certs/ca-certificates.crt /usr/local/share/ca-certificates/*.crt 2>/dev/null || true; }
 
-# What a root file system is made from, for its key.
-rootfs_inputs() { echo "$@"; node_sources; node_apt_settings; node_authorities; cat "${BASH_SOURCE[0]}"; }
+# What a root file system is made from, for its key. Asking apt takes a moment, so it is asked once.
+rootfs_inputs() { echo "$@" "$node_key"; }
+node_key=$({ node_sources; node_apt_settings; node_authorities; cat "${BASH_SOURCE[0]}"; } | sha256sum)
 
 # rootfs VARIANT PACKAGES [mmdebstrap options...]   prints the path of an uncompressed layer.
 rootfs() {
