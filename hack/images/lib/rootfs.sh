@@ -43,7 +43,7 @@ rootfs() {
     echo slipway:x:65532: >> "$1"/etc/group
     echo slipway:x:65532:65532::/tmp:/usr/sbin/nologin >> "$1"/etc/passwd
     rm -rf "$1"/var/log/*.log "$1"/var/log/apt "$1"/var/cache/ldconfig/aux-cache "$1"/usr/share/doc "$1"/usr/share/man'
-  SOURCE_DATE_EPOCH=$epoch DEBIAN_FRONTEND=noninteractive mmdebstrap --quiet --mode=root --variant="$variant" ${packages:+--include="$packages"} \
+  SOURCE_DATE_EPOCH=$epoch DEBIAN_FRONTEND=noninteractive mmdebstrap --quiet --mode=root --skip=output/dev --variant="$variant" ${packages:+--include="$packages"} \
     --aptopt="$tmp/apt.conf" --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
     --customize-hook="$hook" "$@" "$suite" "$tmp/root.tar" "${sources[@]}" < /dev/null > "$tmp/log" 2>&1 ||
