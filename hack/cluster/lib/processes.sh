@@ -89,3 +89,23 @@ remove_cgroups() {
     done
   done
 }
+
+# The CNI library's notes on each running container's network; their place cannot be configured.
+forget_networks() {
+  local task
+  for task in "$node_dir"/run/io.containerd.runtime.v2.task/k8s.io/*; do
+    rm -f /var/lib/cni/results/*-"$(basename "$task")"-*
+  done
+}
+
+# More whose place cannot be configured: links to logs, shims' sockets that nobody listens on, the kubelet's plugin socket.
+remove_strays() {
+  [ -d "$node_dir" ] || return 0
+  find /var/log/containers -maxdepth 1 -lname "$state/*" -delete 2>/dev/null || true
+  local file
+  for file in /run/containerd/s/*; do
+    grep -qsF "$file" /proc/net/unix || rm -f "$file"
+  done
+  rm -f /var/lib/kubelet/device-plugins/kubelet.sock
+  rmdir -p --ignore-fail-on-non-empty /run/containerd/s /var/lib/kubelet/device-plugins /var/lib/cni/results /var/log/containers 2>/dev/null || true
+}
