@@ -30,7 +30,7 @@ use std::{
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
 
 use super::report::StageOutcome;
-use crate::record::Failure;
+use crate::record::{Failure, Reason};
 
 /// Where every container of a build pod mounts the scratch volume.
 pub const MOUNT: &str = "/workspace";
@@ -71,6 +71,19 @@ pub struct Presence {
     workspace: Workspace,
     stage: Stage,
     _lock: File,
+}
+
+impl From<Vanished> for Failure {
+    fn from(vanished: Vanished) -> Self {
+        let reason = match vanished.stage {
+            Stage::Fetch => Reason::FetchFailed,
+            Stage::Build => Reason::BuildPodFailed,
+        };
+        Self::new(
+            reason,
+            format!("{vanished}; its container's status has the cause"),
+        )
+    }
 }
 
 impl Stage {
@@ -331,7 +344,6 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::record::Reason;
 
     fn workspace() -> (tempfile::TempDir, Workspace) {
         let folder = tempfile::tempdir().unwrap();
