@@ -5,8 +5,8 @@
 //! is threads and system calls rather than a runtime, because it is there for the whole build and has two
 //! things to wait for. Whether the build left an archive is not asked here.
 
-mod log;
-mod redact;
+pub(super) mod log;
+pub(super) mod redact;
 
 use std::{
     env,
@@ -150,12 +150,11 @@ fn verdict(status: ExitStatus, tail: &[u8]) -> (StageOutcome, u8) {
     if status.success() {
         return (StageOutcome::Done { revision: None }, 0);
     }
-    let (how, code) = match status.code() {
-        Some(code) => (format!("ended with code {code}"), code),
-        None => {
-            let signal = status.signal().unwrap_or_default();
-            (format!("was ended by signal {signal}"), 128 + signal)
-        }
+    let (how, code) = if let Some(code) = status.code() {
+        (format!("ended with code {code}"), code)
+    } else {
+        let signal = status.signal().unwrap_or_default();
+        (format!("was ended by signal {signal}"), 128 + signal)
     };
     let message = format!("the strategy's command {how}; the end of its log says why");
     let snippet = readable(&tail[tail.len().saturating_sub(SNIPPET)..]);
