@@ -102,3 +102,7 @@ fn unwritable(error: &io::Error) -> Failure {
         ),
     )
 }
+#[cfg(test)]
+mod git_server;
+#[cfg(test)]
+mod git_tests;
