@@ -2,7 +2,8 @@
 # Background processes by recorded pid and start time (a pid alone may be another process's by now).
 # shellcheck disable=SC2154  # state, socket come from the cluster script
 
-started_at() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+# Nothing for a zombie: it ended, whether or not anybody asked how.
+started_at() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | awk '$1 != "Z" && $1 != "X" { print $20 }'; }
 
 start() {
   local name=$1 pid; shift
@@ -44,11 +45,9 @@ stop_parts() {
   done
   for file in "$state"/run/*.pid; do
     name=$(basename "$file" .pid)
-    while alive "$name" && ! zombie "$(pid_of "$name")"; do sleep 0.02; done
+    while alive "$name"; do sleep 0.02; done
   done
 }
-
-zombie() { grep -qs '^State:[[:space:]]*Z' "/proc/$1/status"; }
 
 # Shims are told which containerd they serve; containers are their children. Works without containerd.
 stop_containers() {
