@@ -7,6 +7,7 @@ start_all() {
     --listen-peer-urls http://127.0.0.1:2380 --unsafe-no-fsync --log-level warn
   start containerd containerd -c "$state/etc/containerd.toml"
   start_apiserver
+  await etcd part_healthy etcd   # before the apiserver, which would be blamed for it
   await containerd part_healthy containerd
   pause_image
   await apiserver part_healthy apiserver
