@@ -255,9 +255,6 @@ pub struct PlatformStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub pod: Option<String>,
-    /// Whether that pod has been seen; one that was seen and is gone was deleted.
-    #[serde(default)]
-    pub pod_seen: bool,
     /// The image's manifest in staging.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", length(max = 256))]

@@ -151,9 +151,6 @@ pub struct RegistryPushStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub pod: Option<String>,
-    /// Whether that pod has been seen; one that was seen and is gone was deleted.
-    #[serde(default)]
-    pub pod_seen: bool,
     /// When the next attempt begins, when one is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<Time>,
@@ -181,6 +178,9 @@ pub struct TargetStatus {
     pub repository: String,
     /// Where it stands.
     pub state: TargetState,
+    /// Whether the latest attempt spoke to it without TLS; a policy that changes this ends a wait.
+    #[serde(rename = "plainHTTP", default)]
+    pub plain_http: bool,
     /// Attempts that ended, well or badly.
     #[serde(default)]
     #[schemars(range(min = 0))]
