@@ -39,7 +39,7 @@ use crate::agent::plan::TagPolicy;
     validation = Rule::new("!(has(self.source.inline) && self.contextDir != '.' && !self.source.inline.files.exists(f, f.startsWith(self.contextDir + '/')))")
         .message("contextDir names a folder in which no inline file lies")
         .field_path(".contextDir"),
-    validation = Rule::new("size(self.pushRules) < 2 || self.pushRules.all(r, self.pushRules.exists_one(s, s.repository == r.repository))")
+    validation = Rule::new("!has(self.pushRules) || self.pushRules.all(r, self.pushRules.exists_one(s, s.repository == r.repository))")
         .message("two push rules name the same repository; give one rule both lists of tags")
         .field_path(".pushRules")
 )]
