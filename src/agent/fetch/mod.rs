@@ -106,3 +106,5 @@ fn unwritable(error: &io::Error) -> Failure {
 mod git_server;
 #[cfg(test)]
 mod git_tests;
+#[cfg(test)]
+mod ssh_tests;
