@@ -1,1 +1,10 @@
-//! To be filled.
+//! Kubernetes mechanics that no kind owns: calls with a time limit, server-side apply, own writes, the
+//! leader's lease, watches, and pods reduced to a few words.
+//!
+//! Nothing here knows what a build is.
+
+pub mod cluster;
+pub mod lease;
+pub mod own_writes;
+pub mod pod;
+pub mod watches;

@@ -1,0 +1,142 @@
+//! Everything that a push's decision looks at: reads only.
+
+use std::sync::Arc;
+
+use kube::ResourceExt as _;
+
+use crate::{
+    agent::plan::PushSource,
+    api::v1alpha1::{BuildPhase, RegistryAccess, RegistryPush},
+    controller::{build::status::owned_by, context::Context},
+    image::Digest,
+    kubernetes::pod::SeenPod,
+};
+
+/// Where a Secret for the source is mounted in the push pod.
+pub const SOURCE_CREDENTIALS: &str = "/credentials/source";
+
+/// What a pass sees.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The push itself.
+    pub push: Arc<RegistryPush>,
+    /// What is pushed.
+    pub source: Source,
+    /// The pod of the latest attempt.
+    pub pod: Option<SeenPod>,
+    /// Whether this process has seen that pod.
+    pub pod_was_seen: bool,
+    /// What the kubelet says of a volume that it cannot mount.
+    pub mount_trouble: Option<String>,
+    /// Registries that may be spoken to without TLS.
+    pub plain_http: Vec<String>,
+    /// Registries that may not be pushed to.
+    pub denied: Vec<String>,
+}
+
+/// What a push pushes, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// It can be read.
+    Ready(PushSource),
+    /// The build is not there, or not ended yet.
+    Waiting(String),
+    /// The build has ended and has no image.
+    Missing(String),
+}
+
+/// Reads everything once.
+pub fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
+    let namespace = push.namespace().unwrap_or_default();
+    let uid = push.uid().unwrap_or_default();
+    let name = push.status.as_ref().and_then(|status| status.pod.clone());
+    let pod = name
+        .as_ref()
+        .and_then(|name| context.pod(&namespace, name))
+        .filter(|pod| owned_by(&**pod, &uid));
+    let pod = pod.map(|pod| SeenPod::from(&*pod));
+    if let Some(pod) = &pod {
+        context.pod_seen(&pod.name);
+    }
+    let policies = context.stores.policies.state();
+    let denied = policies
+        .iter()
+        .filter(|p| p.spec.access == RegistryAccess::Denied)
+        .map(|p| p.spec.origin.clone());
+    let target = context.staging.target(&namespace);
+    let mut plain_http = context.plain_http();
+    if target.plain_http && !plain_http.contains(&target.registry) {
+        plain_http.push(target.registry.clone());
+    }
+    Observed {
+        source: source(&push, &namespace, context),
+        pod_was_seen: name.is_some_and(|name| context.was_pod_seen(&name)),
+        mount_trouble: pod
+            .as_ref()
+            .and_then(|pod| context.stores.mount_trouble(&pod.uid)),
+        pod,
+        plain_http,
+        denied: denied.collect(),
+        push,
+    }
+}
+
+fn source(push: &RegistryPush, namespace: &str, context: &Context) -> Source {
+    if let Some(reference) = &push.spec.source.reference {
+        return match reference.parse::<crate::registry::Reference>() {
+            Ok(reference) => Source::Ready(PushSource {
+                registry: reference.registry,
+                repository: reference.repository,
+                reference: reference
+                    .digest
+                    .as_ref()
+                    .map(Digest::to_string)
+                    .or(reference.tag)
+                    .unwrap_or_default(),
+                digest: reference.digest,
+                credentials_dir: push
+                    .spec
+                    .source
+                    .credentials_ref
+                    .as_ref()
+                    .map(|_| SOURCE_CREDENTIALS.to_owned()),
+            }),
+            Err(error) => Source::Missing(error.to_string()),
+        };
+    }
+    let name = push
+        .spec
+        .source
+        .build_ref
+        .as_ref()
+        .map_or("", |build| build.name.as_str());
+    let Some(build) = context.build(namespace, name) else {
+        return Source::Waiting(format!(
+            "Waiting for OCIRecipeBuild {name:?}: create it, the push goes on by itself."
+        ));
+    };
+    let status = build.status.as_ref();
+    match (
+        status.map(|s| s.phase).unwrap_or_default(),
+        status.and_then(|s| s.image.as_ref()),
+    ) {
+        (BuildPhase::FullyBuilt, Some(image)) => {
+            let staging = context.staging.target(namespace);
+            Source::Ready(PushSource {
+                registry: staging.registry,
+                repository: staging.repository,
+                reference: image.digest.to_string(),
+                digest: Some(image.digest.clone()),
+                credentials_dir: None,
+            })
+        }
+        (phase, _) if phase.is_terminal() => Source::Missing(format!(
+            "Build {name:?} ended as {} and has no image to push.",
+            phase.as_str()
+        )),
+        (phase, _) => Source::Waiting(format!(
+            "Waiting for build {name:?}, which is {}.",
+            phase.as_str()
+        )),
+    }
+}

@@ -1,0 +1,40 @@
+//! The request annotation: `<any new value> [platform,platform…]`.
+
+use crate::image::Platform;
+
+/// Which platforms a request names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    platforms: Vec<Platform>,
+}
+
+impl Request {
+    /// Reads an annotation's value; what is no platform is ignored.
+    pub fn parse(text: &str) -> Self {
+        let platforms = text.split_once(' ').map_or("", |(_, platforms)| platforms);
+        Self {
+            platforms: platforms
+                .split(',')
+                .filter_map(|p| p.trim().parse().ok())
+                .collect(),
+        }
+    }
+
+    /// Whether the request is about this platform: all of them when it names none.
+    pub fn names(&self, platform: &Platform) -> bool {
+        self.platforms.is_empty() || self.platforms.iter().any(|named| named.matches(platform))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_without_platforms_names_all() {
+        let arm: Platform = "linux/arm64".parse().unwrap();
+        assert!(Request::parse("2026-01-01T00:00:00Z").names(&arm));
+        assert!(Request::parse("1 linux/arm64/v8").names(&arm));
+        assert!(!Request::parse("1 linux/amd64").names(&arm));
+    }
+}

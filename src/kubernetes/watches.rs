@@ -1,0 +1,154 @@
+//! One watch per kind, each with a backoff of its own.
+//!
+//! kube's `Controller` lets all its watches share one backoff, so that one missing permission delays every
+//! kind; here a failing watch delays nobody else, and says so through its gate.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt as _;
+use kube::{
+    Api, Resource, ResourceExt as _,
+    core::DeserializeGuard,
+    runtime::{
+        WatchStreamExt as _,
+        reflector::{self, ObjectRef, Store},
+        watcher,
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+/// Where one watch stands; all of them together are the readiness of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// The first list is not in yet.
+    Starting,
+    /// The watch is up to date.
+    Ready,
+    /// The watch failed and is tried again; the error.
+    Failing(String),
+}
+
+/// Something that happened to an object.
+#[derive(Clone, Debug)]
+pub enum Change<K> {
+    /// It is there, new or changed or listed again.
+    Present(Arc<K>),
+    /// It is gone.
+    Gone(Arc<K>),
+}
+
+impl<K> Change<K> {
+    /// The object, as it is or last was.
+    pub fn object(&self) -> &K {
+        match self {
+            Self::Present(object) | Self::Gone(object) => object,
+        }
+    }
+}
+
+/// Watches one kind for ever: fills the store, trims what nobody reads, and tells of every change.
+///
+/// `trim` runs before an object is kept; `tell` runs after the store shows the change.
+pub fn watch<K>(
+    api: Api<DeserializeGuard<K>>,
+    config: watcher::Config,
+    trim: impl Fn(&mut K) + Send + 'static,
+    tell: impl Fn(Change<K>) + Send + 'static,
+) -> (Store<K>, watch::Receiver<Gate>, impl Future<Output = ()> + Send)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let (store, mut writer) = reflector::store::<K>();
+    let (gate, readiness) = watch::channel(Gate::Starting);
+    let task = async move {
+        let backoff = watcher::DefaultBackoff::default();
+        let mut events = std::pin::pin!(watcher(api, config).backoff(backoff));
+        let mut listed = Vec::new();
+        while let Some(event) = events.next().await {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    tracing::warn!(kind = %K::kind(&()), %error, "watch failed, trying again");
+                    gate.send_replace(Gate::Failing(error.to_string()));
+                    continue;
+                }
+            };
+            let Some(event) = decoded(event, &trim) else {
+                continue;
+            };
+            let change = match &event {
+                watcher::Event::Apply(object) => Some(Change::Present(Arc::new(object.clone()))),
+                watcher::Event::Delete(object) => Some(Change::Gone(Arc::new(object.clone()))),
+                watcher::Event::Init => {
+                    listed.clear();
+                    None
+                }
+                watcher::Event::InitApply(object) => {
+                    listed.push(Arc::new(object.clone()));
+                    None
+                }
+                watcher::Event::InitDone => None,
+            };
+            let done = matches!(event, watcher::Event::InitDone);
+            writer.apply_watcher_event(&event);
+            if done || *gate.borrow() != Gate::Ready && change.is_some() {
+                gate.send_replace(Gate::Ready);
+            }
+            change
+                .into_iter()
+                .chain(listed_if(done, &mut listed))
+                .for_each(&tell);
+        }
+    };
+    (store, readiness, task)
+}
+
+fn listed_if<K>(done: bool, listed: &mut Vec<Arc<K>>) -> impl Iterator<Item = Change<K>> {
+    if done { std::mem::take(listed) } else { Vec::new() }
+        .into_iter()
+        .map(Change::Present)
+}
+
+/// The event with its object decoded and trimmed; an object that cannot be decoded is skipped, not fatal.
+fn decoded<K: Resource<DynamicType = ()> + Clone>(
+    event: watcher::Event<DeserializeGuard<K>>,
+    trim: &impl Fn(&mut K),
+) -> Option<watcher::Event<K>> {
+    let open = |guard: DeserializeGuard<K>| match guard.0 {
+        Ok(mut object) => {
+            object.managed_fields_mut().clear();
+            object
+                .annotations_mut()
+                .remove("kubectl.kubernetes.io/last-applied-configuration");
+            trim(&mut object);
+            Some(object)
+        }
+        Err(error) => {
+            let name = error.metadata.name.unwrap_or_default();
+            tracing::error!(kind = %K::kind(&()), name, error = error.error, "object cannot be read, skipped");
+            None
+        }
+    };
+    Some(match event {
+        watcher::Event::Apply(guard) => watcher::Event::Apply(open(guard)?),
+        watcher::Event::Delete(guard) => watcher::Event::Delete(open(guard)?),
+        watcher::Event::InitApply(guard) => watcher::Event::InitApply(open(guard)?),
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitDone => watcher::Event::InitDone,
+    })
+}
+
+/// Waits until a watch has shown the whole list once.
+pub async fn listed(mut gate: watch::Receiver<Gate>) {
+    // The sender lives as long as the watch; if it is gone the process is ending anyway.
+    let _ = gate.wait_for(|state| *state == Gate::Ready).await;
+}
+
+/// How often every object is looked at without an event: what a lost event left behind is repaired then.
+pub const RESYNC: Duration = Duration::from_secs(300);
+
+/// A key into a namespaced store.
+pub fn key<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> ObjectRef<K> {
+    ObjectRef::new(name).within(namespace)
+}
