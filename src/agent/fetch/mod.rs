@@ -9,6 +9,11 @@ mod diagnosis;
 mod git;
 mod git_command;
 mod git_url;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "used once artifacts are read from a registry")
+)]
+mod layer;
 mod tree;
 
 use std::{fs, io, path::Path, time::Duration};
