@@ -11,10 +11,25 @@ use std::{
 };
 
 use super::git_url::GitUrl;
-use crate::record::{Failure, Reason};
+use crate::{
+    agent::gate::redact::percent_encoded,
+    record::{Failure, Reason},
+};
 
 /// The user name beside a bare token. Hosts that look at it want this one; the others take any.
 const TOKEN_USER: &str = "oauth2";
+
+/// What holds for every host: no question to anybody, no key but the one that is named for a host.
+const SSH_CONFIGURATION: &str = "\
+Host *
+BatchMode yes
+GlobalKnownHostsFile /dev/null
+IdentitiesOnly yes
+IdentityAgent none
+IdentityFile none
+ConnectTimeout 20
+ServerAliveInterval 20
+";
 
 /// What a Secret holds. Its values have no `Debug`, so that no log can have them.
 #[derive(Clone, PartialEq, Eq)]
@@ -101,7 +116,11 @@ impl Credentials {
                 let file = home.join("web-credentials");
                 let line = origin.replacen(
                     "://",
-                    &format!("://{}:{}@", encoded(username), encoded(password)),
+                    &format!(
+                        "://{}:{}@",
+                        percent_encoded(username.as_bytes()),
+                        percent_encoded(password.as_bytes())
+                    ),
                     1,
                 );
                 write_private(&file, &format!("{line}\n"))?;
@@ -122,9 +141,9 @@ impl Credentials {
     /// The first value of a setting counts, so what is for the one host comes first.
     fn ssh_config(&self, host: &str, names_user: bool, home: &Path) -> io::Result<PathBuf> {
         let known_hosts = home.join("known_hosts");
-        let mut text = format!("Host {host}\n");
+        let mut for_host = vec![format!("Host {host}")];
         if !names_user {
-            text.push_str("  User git\n");
+            for_host.push("User git".to_owned());
         }
         let mut strictness = "accept-new";
         if let Self::Ssh {
@@ -135,7 +154,7 @@ impl Credentials {
             let key = home.join("identity");
             // OpenSSH wants the last line ended and no carriage returns.
             write_private(&key, &format!("{}\n", private_key.replace('\r', "")))?;
-            text.push_str(&format!("  IdentityFile {}\n", key.display()));
+            for_host.push(format!("IdentityFile {}", key.display()));
             if let Some(believed) = believed {
                 write_private(&known_hosts, &format!("{believed}\n"))?;
                 strictness = "yes";
@@ -147,14 +166,12 @@ impl Credentials {
                 "the Secret has no known_hosts: whatever host key is shown is believed"
             );
         }
-        text.push_str(&format!(
-            "Host *\n  BatchMode yes\n  StrictHostKeyChecking {strictness}\n  UserKnownHostsFile {}\n  \
-             GlobalKnownHostsFile /dev/null\n  IdentitiesOnly yes\n  IdentityAgent none\n  IdentityFile none\n  \
-             ConnectTimeout 20\n  ServerAliveInterval 20\n",
+        let for_all = format!(
+            "{SSH_CONFIGURATION}StrictHostKeyChecking {strictness}\nUserKnownHostsFile {}\n",
             known_hosts.display(),
-        ));
+        );
         let config = home.join("ssh-config");
-        write_private(&config, &text)?;
+        write_private(&config, &format!("{}\n{for_all}", for_host.join("\n")))?;
         Ok(config)
     }
 }
@@ -175,19 +192,6 @@ pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
         .mode(0o600)
         .open(path)?;
     file.write_all(text.as_bytes())
-}
-
-/// Percent encoded, everything that could end a part of a URL.
-fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -254,10 +258,7 @@ mod tests {
         };
         credentials.install(&ssh(), home.path()).unwrap();
         let config = fs::read_to_string(home.path().join("ssh-config")).unwrap();
-        assert!(
-            config.starts_with("Host example.org\n  IdentityFile "),
-            "{config}"
-        );
+        assert!(config.starts_with("Host example.org\nIdentityFile "), "{config}");
         assert!(config.contains("StrictHostKeyChecking yes"));
         assert_eq!(
             fs::read_to_string(home.path().join("identity")).unwrap(),

@@ -149,7 +149,10 @@ impl GitReference {
         }
         let odd_character = |c: char| c.is_control() || " ~^:?*[\\+".contains(c);
         let odd_part = |part: &str| {
-            part.is_empty() || part.starts_with(['.', '-']) || part.ends_with('.') || part.ends_with(".lock")
+            part.is_empty()
+                || part.starts_with(['.', '-'])
+                || part.ends_with('.')
+                || part.strip_suffix(".lock").is_some()
         };
         let is_odd = text.contains(odd_character)
             || text.contains("..")

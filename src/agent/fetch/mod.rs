@@ -9,6 +9,11 @@ mod diagnosis;
 mod git;
 mod git_command;
 mod git_url;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "used once artifacts are read from a registry")
+)]
+mod layer;
 mod tree;
 
 use std::{fs, io, path::Path, time::Duration};
@@ -106,3 +111,5 @@ fn unwritable(error: &io::Error) -> Failure {
 mod git_server;
 #[cfg(test)]
 mod git_tests;
+#[cfg(test)]
+mod ssh_tests;

@@ -134,9 +134,9 @@ fn build(args: &GateArgs, revision: Option<&Revision>, signals: &SignalForwardin
                 126
             };
             let message = format!(
-                "the strategy's command {} cannot be started in {:?}: {error}; correct the strategy's command or image",
+                "the strategy's command {} cannot be started in {}: {error}; correct the strategy's command or image",
                 command.display(),
-                args.context,
+                args.workspace.source().join(&args.context).display(),
             );
             (
                 StageOutcome::Failed(Failure::new(Reason::BuildFailed, message)),

@@ -1,5 +1,7 @@
 //! Takes secrets out of a stream of bytes, wherever the stream happens to be cut.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 
 /// What stands where a secret stood.
@@ -153,7 +155,7 @@ fn forms(value: &[u8]) -> Vec<Vec<u8>> {
             .encode(trimmed)
             .into_bytes(),
     );
-    forms.push(percent_encoded(trimmed));
+    forms.push(percent_encoded(trimmed).into_bytes());
     forms.retain(|form| form.len() >= SHORTEST);
     if trimmed.len() < SHORTEST {
         forms.clear();
@@ -161,13 +163,14 @@ fn forms(value: &[u8]) -> Vec<Vec<u8>> {
     forms
 }
 
-fn percent_encoded(value: &[u8]) -> Vec<u8> {
-    let mut text = Vec::with_capacity(value.len());
+/// Every byte that could end a part of a URL as `%` and two digits.
+pub fn percent_encoded(value: &[u8]) -> String {
+    let mut text = String::with_capacity(value.len());
     for byte in value {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
-            text.push(*byte);
+            text.push(char::from(*byte));
         } else {
-            text.extend_from_slice(format!("%{byte:02X}").as_bytes());
+            let _ = write!(text, "%{byte:02X}");
         }
     }
     text
