@@ -1,6 +1,8 @@
 //! What a real API server accepts and refuses. Needs KUBECONFIG; without one each test says that it is skipped.
 
-use k8s_openapi::{api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition};
+use k8s_openapi::{
+    api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use kube::{
     Api, Client, Resource,
     api::{DynamicObject, Patch, PatchParams, PostParams},
@@ -26,11 +28,19 @@ async fn api_server() -> Option<Client> {
     let manager = PatchParams::apply("slipway-tests").force();
     for definition in v1alpha1::definitions() {
         let name = definition.metadata.name.clone().unwrap();
-        definitions.patch(&name, &manager, &Patch::Apply(&definition)).await.unwrap();
-        await_condition(definitions.clone(), &name, is_crd_established()).await.unwrap();
+        definitions
+            .patch(&name, &manager, &Patch::Apply(&definition))
+            .await
+            .unwrap();
+        await_condition(definitions.clone(), &name, is_crd_established())
+            .await
+            .unwrap();
     }
     let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
-    Api::<Namespace>::all(client.clone()).patch(NAMESPACE, &manager, &Patch::Apply(namespace)).await.unwrap();
+    Api::<Namespace>::all(client.clone())
+        .patch(NAMESPACE, &manager, &Patch::Apply(namespace))
+        .await
+        .unwrap();
     Some(client)
 }
 
@@ -64,7 +74,11 @@ async fn ask(client: &Client, document: &Value) -> Result<(), String> {
         "Secret" => "secrets",
         _ => "ocirecipes",
     };
-    let (group, version) = document["apiVersion"].as_str().unwrap().split_once('/').unwrap_or(("", "v1"));
+    let (group, version) = document["apiVersion"]
+        .as_str()
+        .unwrap()
+        .split_once('/')
+        .unwrap_or(("", "v1"));
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
     let mut object: DynamicObject = serde_json::from_value(document.clone()).unwrap();
     object.metadata.namespace = None;
@@ -72,7 +86,10 @@ async fn ask(client: &Client, document: &Value) -> Result<(), String> {
         "RegistryPolicy" | "ClusterBuildStrategy" => Api::all_with(client.clone(), &resource),
         _ => Api::namespaced_with(client.clone(), NAMESPACE, &resource),
     };
-    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
     match api.create(&dry, &object).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
@@ -99,7 +116,10 @@ async fn ask(client: &Client, document: &Value) -> Result<(), String> {
 #[case::unknown_trigger(json!({ "trigger": "Sometimes" }), "spec.trigger")]
 #[case::memory(json!({ "resources": { "memory": "lots" } }), "spec.resources.memory")]
 #[tokio::test]
-async fn a_recipe_that_cannot_be_built_is_refused_with_the_field_and_what_to_do(#[case] spec: Value, #[case] expected: &str) {
+async fn a_recipe_that_cannot_be_built_is_refused_with_the_field_and_what_to_do(
+    #[case] spec: Value,
+    #[case] expected: &str,
+) {
     let Some(client) = api_server().await else { return };
     let message = ask(&client, &recipe(&spec)).await.expect_err("accepted");
     assert!(message.contains(expected), "{message}");
@@ -110,7 +130,12 @@ async fn a_name_that_leaves_no_room_for_pods_is_refused() {
     let Some(client) = api_server().await else { return };
     let mut document = recipe(&json!({}));
     document["metadata"]["name"] = json!("a".repeat(53));
-    assert!(ask(&client, &document).await.expect_err("accepted").contains("52 characters at most"));
+    assert!(
+        ask(&client, &document)
+            .await
+            .expect_err("accepted")
+            .contains("52 characters at most")
+    );
 }
 
 #[rstest]
@@ -165,25 +190,57 @@ async fn what_a_build_builds_cannot_change_but_it_can_be_cancelled_once_and_for_
     // No strategy of this name exists, so no operator that happens to run does anything with it.
     spec["recipe"]["strategyRef"]["name"] = json!("none-such");
     let document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild", "metadata": { "generateName": "fixed-" }, "spec": spec });
-    let created = builds.create(&PostParams::default(), &serde_json::from_value(document).unwrap()).await.unwrap();
+    let created = builds
+        .create(&PostParams::default(), &serde_json::from_value(document).unwrap())
+        .await
+        .unwrap();
     let name = created.meta().name.clone().unwrap();
-    let patch = async |patch: Value| builds.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
-    let changed = patch(json!({ "spec": { "recipe": { "buildFile": "Other" } } })).await.expect_err("accepted");
+    let patch = async |patch: Value| {
+        builds
+            .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+    };
+    let changed = patch(json!({ "spec": { "recipe": { "buildFile": "Other" } } }))
+        .await
+        .expect_err("accepted");
     assert!(changed.to_string().contains("make another build"), "{changed}");
     patch(json!({ "spec": { "cancel": true } })).await.unwrap();
-    let revived = patch(json!({ "spec": { "cancel": false } })).await.expect_err("accepted");
-    assert!(revived.to_string().contains("a cancelled build stays cancelled"), "{revived}");
-    builds.delete(&name, &kube::api::DeleteParams::default()).await.unwrap();
+    let revived = patch(json!({ "spec": { "cancel": false } }))
+        .await
+        .expect_err("accepted");
+    assert!(
+        revived.to_string().contains("a cancelled build stays cancelled"),
+        "{revived}"
+    );
+    builds
+        .delete(&name, &kube::api::DeleteParams::default())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn defaults_come_from_the_schema() {
     let Some(client) = api_server().await else { return };
     let recipes: Api<OCIRecipe> = Api::namespaced(client, NAMESPACE);
-    let dry = PostParams { dry_run: true, ..PostParams::default() };
-    let created = recipes.create(&dry, &serde_json::from_value(recipe(&json!({}))).unwrap()).await.unwrap();
-    assert_eq!((created.spec.context_dir.as_str(), created.spec.build_file.as_str()), (".", "Containerfile"));
-    assert_eq!((created.spec.platforms, created.spec.timeout_seconds), (vec!["linux/amd64".to_owned()], 3600));
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let created = recipes
+        .create(&dry, &serde_json::from_value(recipe(&json!({}))).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(
+        (
+            created.spec.context_dir.as_str(),
+            created.spec.build_file.as_str()
+        ),
+        (".", "Containerfile")
+    );
+    assert_eq!(
+        (created.spec.platforms, created.spec.timeout_seconds),
+        (vec!["linux/amd64".to_owned()], 3600)
+    );
 }
 
 #[tokio::test]
@@ -199,12 +256,16 @@ async fn every_example_is_accepted() {
             }
             let text = std::fs::read_to_string(&path).unwrap();
             for document in text.split("\n---") {
-                let Ok(value) = serde_saphyr::from_str::<Value>(document) else { panic!("{}: not YAML", path.display()) };
+                let Ok(value) = serde_saphyr::from_str::<Value>(document) else {
+                    panic!("{}: not YAML", path.display())
+                };
                 if value.is_null() {
                     continue;
                 }
                 let value = Value::deserialize(value).unwrap();
-                ask(&client, &value).await.unwrap_or_else(|message| panic!("{}: {message}", path.display()));
+                ask(&client, &value)
+                    .await
+                    .unwrap_or_else(|message| panic!("{}: {message}", path.display()));
                 examples += 1;
             }
         }

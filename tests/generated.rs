@@ -8,7 +8,10 @@ fn compare(folder: &str, files: Vec<(String, String)>, command: &str) {
     for (name, expected) in files {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(&name);
         let found = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(found == expected, "{folder}/{name} is not what the code says: run `{command}` and commit it");
+        assert!(
+            found == expected,
+            "{folder}/{name} is not what the code says: run `{command}` and commit it"
+        );
     }
 }
 
@@ -19,7 +22,11 @@ fn definitions_are_those_of_the_code() {
 
 #[test]
 fn the_chart_of_definitions_ships_them() {
-    compare("charts/slipway-crds/files", slipway::cli::crds::files().unwrap(), "make crds");
+    compare(
+        "charts/slipway-crds/files",
+        slipway::cli::crds::files().unwrap(),
+        "make crds",
+    );
 }
 
 #[test]

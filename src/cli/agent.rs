@@ -5,6 +5,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{
     collect, fetch, gate,
@@ -35,6 +36,15 @@ pub enum AgentCommand {
 /// # Errors
 /// When there is no plan, or the report cannot be left.
 pub async fn run(command: AgentCommand) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        ended = work(command) => ended,
+        // The first process of a container ignores signals that it has no handler for.
+        _ = terminate.recv() => Ok(ExitCode::from(143)),
+    }
+}
+
+async fn work(command: AgentCommand) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::new(MOUNT);
     let good = match command {
         AgentCommand::Fetch => {

@@ -102,9 +102,7 @@ fn empty_folder(path: &Path) -> io::Result<()> {
 fn unwritable(error: &io::Error) -> Failure {
     Failure::new(
         Reason::FetchFailed,
-        format!(
-            "the workspace cannot be written: {error}; if it is full, raise spec.resources.ephemeralStorage"
-        ),
+        format!("the workspace cannot be written: {error}; if it is full, raise spec.resources.scratch"),
     )
 }
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::{
     image,
     observe::{Observed, SeenPlatform, StagedRecord, StagedRoot},
     pod,
-    pod_report::{BuildPod, reduce},
+    pod_report::{BuildPod, fetched, reduce},
     status,
 };
 use crate::{
@@ -540,8 +540,8 @@ fn next_of_platform(
         },
         PlatformState::Building => match (&seen.record, &seen.pod) {
             (StagedRecord::Read(record), pod) => {
-                if record.revision.is_some() {
-                    revision.clone_from(&record.revision);
+                if let Some(fetched) = pod.as_ref().and_then(fetched) {
+                    *revision = Some(fetched);
                 }
                 status::take_record(status, record, pod.as_ref(), now);
                 nothing

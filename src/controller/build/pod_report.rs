@@ -1,10 +1,10 @@
 //! A build pod reduced to what its build decides from.
 
 use crate::{
-    agent::report::{self, CollectReport},
+    agent::report::{self, CollectReport, StageOutcome},
     image::Digest,
     kubernetes::pod::{Container, SeenPod},
-    record::{Failure, Reason},
+    record::{Failure, Reason, Revision},
 };
 
 /// The container that brings the source.
@@ -70,6 +70,19 @@ pub fn reduce(pod: &SeenPod, mount_trouble: Option<&str>) -> BuildPod {
 /// Whether the builder, or its command, was killed for the memory that it used.
 pub fn out_of_memory(pod: &SeenPod) -> bool {
     matches!(pod.container(BUILD), Container::Ended { reason, .. } if reason == "OOMKilled")
+}
+
+/// The source that was fetched, in the words of the container that fetched it.
+///
+/// The record has it too, but from the shared volume, in which the build may write what it likes.
+pub fn fetched(pod: &SeenPod) -> Option<Revision> {
+    match pod.container(FETCH) {
+        Container::Ended { message, .. } => match report::read::<StageOutcome>(message)? {
+            StageOutcome::Done { revision } => revision,
+            StageOutcome::Failed(_) => None,
+        },
+        _ => None,
+    }
 }
 
 fn node_failure(pod: &SeenPod) -> Option<Failure> {
