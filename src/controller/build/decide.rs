@@ -647,3 +647,7 @@ fn spoil(
     };
     next_of_platform(status, &absent, index, &mut None, &mut None, now)
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;
