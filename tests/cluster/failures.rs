@@ -1,0 +1,289 @@
+//! Builds that end badly: each with a reason from the closed list and a message that says what to do.
+
+use kube::api::DeleteParams;
+use rstest::rstest;
+use serde_json::{Value, json};
+use slipway::{
+    api::v1alpha1::{BuildPhase, OCIRecipe, OCIRecipeBuild, condition},
+    record::{FailureClass, Reason},
+};
+
+use crate::support::{Arena, buildah, inline, kubectl, shell, with};
+
+fn git(extra: &Value) -> Value {
+    let mut git = json!({ "url": "http://git.slipway-demo.svc.cluster.local/app.git" });
+    for (key, value) in extra.as_object().unwrap() {
+        git[key] = value.clone();
+    }
+    json!({ "source": { "git": git }, "strategyRef": { "name": "buildah" } })
+}
+
+#[rstest]
+#[case::no_such_ref("ref", git(&json!({ "ref": "no-such-branch" })), Reason::GitRefNotFound, "no-such-branch")]
+#[case::credentials("auth", git(&json!({ "url": "http://git.slipway-demo.svc.cluster.local/private/app.git", "credentialsRef": { "name": "wrong" } })), Reason::GitAuthenticationFailed, "credentials")]
+#[case::no_repository("repo", git(&json!({ "url": "http://git.slipway-demo.svc.cluster.local/none.git" })), Reason::GitRepositoryNotFound, "none.git")]
+#[case::no_build_file("file", with(buildah("FROM scratch"), &json!({ "buildFile": "Dockerfile" })), Reason::BuildFileMissing, "Dockerfile")]
+#[case::command_fails(
+    "fails",
+    shell("echo building; echo token=s3cret https://me:hunter2@example.test/; exit 7"),
+    Reason::BuildFailed,
+    "7"
+)]
+#[case::no_archive("none", shell("true"), Reason::ArchiveMissing, "image.tar")]
+#[case::empty_archive("empty", shell(": > $SLIPWAY_ARCHIVE"), Reason::ArchiveMalformed, "image.tar")]
+#[case::not_an_image(
+    "noimage",
+    shell("tar -cf $SLIPWAY_ARCHIVE -C /etc hostname"),
+    Reason::NoImage,
+    ""
+)]
+#[case::memory("memory", with(shell("head -c 600m /dev/zero | tail -c 500m > /dev/null"), &json!({ "resources": { "memory": "64Mi" } })), Reason::OutOfMemoryKilled, "resources.memory")]
+#[case::deadline("deadline", with(shell("sleep 300"), &json!({ "timeoutSeconds": 10 })), Reason::DeadlineExceeded, "timeoutSeconds")]
+#[case::builder_image("pull", inline("FROM scratch", &json!({ "kind": "BuildStrategy", "name": "unpullable" })), Reason::ImagePullFailed, "image")]
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_ends_with_its_reason(
+    #[case] name: &str,
+    #[case] spec: Value,
+    #[case] reason: Reason,
+    #[case] says: &str,
+) {
+    let Some(arena) = Arena::open(name).await else {
+        return;
+    };
+    arena
+        .apply(&json!({ "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/basic-auth", "metadata": { "name": "wrong" }, "stringData": { "username": "demo", "password": "battery-staple" } }))
+        .await;
+    arena
+        .apply(&json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "BuildStrategy", "metadata": { "name": "unpullable" }, "spec": { "image": "registry.slipway-demo.svc.cluster.local:5000/no/such:image", "command": ["true"] } }))
+        .await;
+    arena.build("bad", spec).await;
+    let status = arena.finished("bad").await;
+    let failure = status.failure.unwrap();
+    assert_eq!(failure.reason, reason, "{failure:?}");
+    assert!(failure.message.contains(says), "{failure:?}");
+    assert_eq!(failure.class, FailureClass::User);
+    assert_eq!(status.phase, BuildPhase::FailedToBuild);
+    assert!(condition::is_true(&status.conditions, condition::STALLED));
+    if reason == Reason::BuildFailed {
+        let log = failure.log_snippet.unwrap();
+        assert!(log.contains("building") && !log.contains("hunter2"), "{log}");
+    }
+    // One attempt: trying again changes nothing.
+    assert_eq!(status.platforms[0].attempt, 1);
+    arena.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_images_in_one_archive_are_refused() {
+    let Some(arena) = Arena::open("many").await else {
+        return;
+    };
+    let script = "cd /tmp; for n in one two; do c=$(buildah --storage-driver vfs from scratch); buildah --storage-driver vfs config --label n=$n $c; \
+                  buildah --storage-driver vfs commit -q $c oci:/tmp/layout:$n; done; tar -cf $SLIPWAY_ARCHIVE -C /tmp/layout .";
+    let mut spec = shell(script);
+    spec["strategyRef"] = json!({ "kind": "BuildStrategy", "name": "two" });
+    let buildah = kubectl(&["get", "cbstrat", "buildah", "-o", "json"], None)
+        .await
+        .unwrap();
+    let mut strategy: Value = serde_json::from_str(&buildah).unwrap();
+    strategy["spec"]["command"] = json!(["sh", "-eu", "$(buildFile)"]);
+    arena.apply(&json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "BuildStrategy", "metadata": { "name": "two" }, "spec": strategy["spec"] })).await;
+    arena.build("many", spec).await;
+    assert_eq!(
+        arena.finished("many").await.failure.unwrap().reason,
+        Reason::ManyImages
+    );
+    arena.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_strategy_is_waited_for_and_the_build_goes_on_by_itself() {
+    let Some(arena) = Arena::open("strategy").await else {
+        return;
+    };
+    arena
+        .build(
+            "patient",
+            inline("true", &json!({ "kind": "BuildStrategy", "name": "later" })),
+        )
+        .await;
+    arena
+        .build_until("patient", "waiting", |status| {
+            status.phase == BuildPhase::DependencyWait
+                && status.conditions.iter().any(|c| c.reason == "StrategyMissing")
+        })
+        .await;
+    arena
+        .apply(&json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "BuildStrategy", "metadata": { "name": "later" }, "spec": { "image": "slipway.dev/builder-buildah:dev", "command": ["true"] } }))
+        .await;
+    assert_eq!(
+        arena.finished("patient").await.failure.unwrap().reason,
+        Reason::ArchiveMissing
+    );
+    arena.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_git_secret_is_waited_for() {
+    let Some(arena) = Arena::open("secret").await else {
+        return;
+    };
+    let url = "http://git.slipway-demo.svc.cluster.local/private/app.git";
+    arena
+        .build(
+            "patient",
+            git(&json!({ "url": url, "credentialsRef": { "name": "later" } })),
+        )
+        .await;
+    arena
+        .build_until("patient", "waiting for the Secret", |status| {
+            status
+                .conditions
+                .iter()
+                .any(|c| c.reason == "SecretMissing" && c.message.contains("later"))
+        })
+        .await;
+    arena
+        .apply(&json!({ "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/basic-auth", "metadata": { "name": "later" }, "stringData": { "username": "demo", "password": "correct-horse" } }))
+        .await;
+    // The private repository is empty: the credentials were right when that is what is wrong.
+    let failure = arena.finished("patient").await.failure.unwrap();
+    assert_ne!(failure.reason, Reason::GitAuthenticationFailed, "{failure:?}");
+    arena.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_ends_a_running_build_and_wait_returns() {
+    let Some(arena) = Arena::open("cancel").await else {
+        return;
+    };
+    arena.build("long", shell("sleep 600")).await;
+    arena.building("long").await;
+    arena
+        .patch::<OCIRecipeBuild>("long", json!({ "spec": { "cancel": true } }))
+        .await;
+    let waited = kubectl(
+        &[
+            "--namespace",
+            &arena.namespace,
+            "wait",
+            "ocib/long",
+            "--for=condition=Finished",
+            "--timeout=60s",
+        ],
+        None,
+    )
+    .await;
+    waited.unwrap();
+    let status = arena.finished("long").await;
+    assert_eq!(status.phase, BuildPhase::Cancelled);
+    assert!(arena.pods().await.is_empty(), "the pod is gone");
+    arena.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_deleted_by_hand_costs_one_attempt() {
+    let Some(arena) = Arena::open("deleted").await else {
+        return;
+    };
+    arena
+        .build("unlucky", shell("test -e /tmp/never || sleep 20; false"))
+        .await;
+    let pod = arena.building("unlucky").await;
+    arena
+        .api::<k8s_openapi::api::core::v1::Pod>()
+        .delete(&pod, &DeleteParams::default().grace_period(0))
+        .await
+        .unwrap();
+    let status = arena
+        .build_until("unlucky", "trying again", |status| {
+            status.platforms[0].attempt == 2
+        })
+        .await;
+    assert_eq!(
+        status.platforms[0].failure.as_ref().unwrap().reason,
+        Reason::BuildPodDeleted
+    );
+    assert_ne!(status.platforms[0].pod.as_deref(), Some(pod.as_str()));
+    arena.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_platform_is_retried_alone() {
+    let Some(arena) = Arena::open("retry").await else {
+        return;
+    };
+    // The second platform fails until the Secret-less marker is there; the first never runs again.
+    let script = "test $SLIPWAY_ARCH = amd64 || exit 3; true";
+    let spec = with(
+        shell(script),
+        &json!({ "platforms": ["linux/amd64", "linux/arm64"], "emulation": "Allowed" }),
+    );
+    arena.build("half", spec).await;
+    arena.finished("half").await;
+    arena
+        .patch::<OCIRecipeBuild>(
+            "half",
+            json!({ "metadata": { "annotations": { "slipway.dev/requested-at": "1 linux/arm64" } } }),
+        )
+        .await;
+    let status = arena
+        .build_until("half", "retried", |s| {
+            s.last_handled_request.as_deref() == Some("1 linux/arm64") && s.phase == BuildPhase::FailedToBuild
+        })
+        .await;
+    let attempts: Vec<_> = status.platforms.iter().map(|p| p.attempt).collect();
+    assert_eq!(attempts, [1, 2]);
+    arena.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipe_edited_in_mid_build_changes_the_next_build_only() {
+    let Some(arena) = Arena::open("edited").await else {
+        return;
+    };
+    let document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipe", "metadata": { "name": "app" }, "spec": shell("sleep 3; exit 3") });
+    arena.apply(&document).await;
+    arena.building("app-1").await;
+    arena
+        .patch::<OCIRecipe>(
+            "app",
+            json!({ "spec": { "source": { "inline": { "files": { "Containerfile": "exit 4" } } } } }),
+        )
+        .await;
+    let (first, second) = (arena.finished("app-1").await, arena.finished("app-2").await);
+    assert!(first.failure.unwrap().message.contains('3'));
+    assert!(second.failure.unwrap().message.contains('4'));
+    arena.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipe_deleted_in_mid_build_takes_its_builds_and_pods_along() {
+    let Some(arena) = Arena::open("gone").await else {
+        return;
+    };
+    arena.apply(&json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipe", "metadata": { "name": "app" }, "spec": shell("sleep 600") })).await;
+    arena.building("app-1").await;
+    kubectl(
+        &[
+            "--namespace",
+            &arena.namespace,
+            "delete",
+            "ocir",
+            "app",
+            "--cascade=foreground",
+            "--timeout=60s",
+        ],
+        None,
+    )
+    .await
+    .unwrap();
+    let left = kubectl(
+        &["--namespace", &arena.namespace, "get", "ocib,pods", "-o", "name"],
+        None,
+    )
+    .await
+    .unwrap();
+    assert_eq!(left.trim(), "");
+    arena.close().await;
+}

@@ -1,0 +1,353 @@
+//! A real cluster with the operator, a registry and a Git server, set up once a run; a namespace per test.
+
+use std::{fmt::Debug, path::Path, process::Command, time::Duration};
+
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    core::NamespaceResourceScope,
+    runtime::wait::await_condition,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use slipway::api::v1alpha1::{
+    BuildPhase, OCIRecipeBuild, OCIRecipeBuildStatus, RegistryPush, RegistryUploadStatus, condition,
+};
+use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// The registry that images are pushed to, as pods name it.
+pub const REGISTRY: &str = "registry.slipway-demo.svc.cluster.local:5000";
+/// The same registry, as this machine reaches it.
+pub const REGISTRY_ADDRESS: &str = "10.96.0.50:5000";
+
+/// Longer than anything here takes on two busy cores.
+const LIMIT: Duration = Duration::from_secs(240);
+
+static READY: OnceCell<()> = OnceCell::const_new();
+/// Tests that disturb the operator or staging run alone.
+static PEACE: RwLock<()> = RwLock::const_new(());
+
+/// A namespace of the cluster, removed when the test has ended well.
+pub struct Arena {
+    pub client: Client,
+    pub namespace: String,
+    _peace: Peace,
+}
+
+enum Peace {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+}
+
+impl Arena {
+    /// A namespace for a test that disturbs nobody; `None` when there is no cluster, which is told.
+    pub async fn open(name: &str) -> Option<Self> {
+        let client = client().await?;
+        let peace = Peace::Shared {
+            _guard: PEACE.read().await,
+        };
+        Some(Self::create(client, name, peace).await)
+    }
+
+    /// A namespace for a test that stops what others need.
+    pub async fn alone(name: &str) -> Option<Self> {
+        let client = client().await?;
+        let peace = Peace::Alone {
+            _guard: PEACE.write().await,
+        };
+        Some(Self::create(client, name, peace).await)
+    }
+
+    async fn create(client: Client, name: &str, peace: Peace) -> Self {
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let document = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "generateName": format!("t-{name}-") } });
+        let created = namespaces
+            .create(&PostParams::default(), &serde_json::from_value(document).unwrap())
+            .await
+            .unwrap();
+        let arena = Self {
+            client,
+            namespace: created.name_any(),
+            _peace: peace,
+        };
+        // A strategy that runs the build file as a shell script, for builds that must go wrong.
+        arena
+            .apply(&json!({
+                "apiVersion": "slipway.dev/v1alpha1", "kind": "BuildStrategy", "metadata": { "name": "shell" },
+                "spec": { "image": "slipway.dev/builder-buildah:dev", "command": ["sh", "-eu", "$(buildFile)"] },
+            }))
+            .await;
+        arena
+    }
+
+    /// Removes the namespace, without waiting for its end.
+    pub async fn close(self) {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let _ = namespaces.delete(&self.namespace, &DeleteParams::default()).await;
+    }
+
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Applies any object with `kubectl`, as users do.
+    pub async fn apply(&self, document: &Value) {
+        let output = kubectl(
+            &["apply", "--namespace", &self.namespace, "-f", "-"],
+            Some(&document.to_string()),
+        )
+        .await;
+        output.unwrap_or_else(|error| panic!("kubectl apply: {error}"));
+    }
+
+    pub async fn create_object<K>(&self, document: Value) -> K
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Serialize
+            + DeserializeOwned
+            + Debug,
+    {
+        let object: K = serde_json::from_value(document).unwrap();
+        self.api::<K>()
+            .create(&PostParams::default(), &object)
+            .await
+            .unwrap()
+    }
+
+    /// A build with a recipe of its own.
+    pub async fn build(&self, name: &str, spec: Value) -> OCIRecipeBuild {
+        self.create_object(json!({
+            "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild",
+            "metadata": { "name": name }, "spec": { "recipe": spec },
+        }))
+        .await
+    }
+
+    /// Waits until a build's status satisfies a condition; shows everything when it never does.
+    pub async fn build_until(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&OCIRecipeBuildStatus) -> bool + Send + 'static,
+    ) -> OCIRecipeBuildStatus {
+        let wanted = await_condition(
+            self.api::<OCIRecipeBuild>(),
+            name,
+            move |build: Option<&OCIRecipeBuild>| {
+                build.and_then(|build| build.status.as_ref()).is_some_and(&holds)
+            },
+        );
+        if let Ok(build) = tokio::time::timeout(LIMIT, wanted).await {
+            return build.unwrap().and_then(|build| build.status).unwrap();
+        }
+        self.show_everything().await;
+        panic!("build {name} in {}: never {what}", self.namespace);
+    }
+
+    pub async fn finished(&self, name: &str) -> OCIRecipeBuildStatus {
+        self.build_until(name, "finished", |status| {
+            condition::is_true(&status.conditions, condition::FINISHED)
+        })
+        .await
+    }
+
+    pub async fn fully_built(&self, name: &str) -> OCIRecipeBuildStatus {
+        let status = self.finished(name).await;
+        if status.phase != BuildPhase::FullyBuilt {
+            self.show_everything().await;
+            panic!(
+                "build {name} in {} is {:?}: {:?}",
+                self.namespace, status.phase, status.failure
+            );
+        }
+        status
+    }
+
+    pub async fn uploaded(&self, name: &str) -> OCIRecipeBuildStatus {
+        self.build_until(name, "uploaded", |status| {
+            status.registry_upload_status == RegistryUploadStatus::Uploaded
+        })
+        .await
+    }
+
+    pub async fn push_until(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&RegistryPush) -> bool + Send + 'static,
+    ) -> RegistryPush {
+        let wanted = await_condition(
+            self.api::<RegistryPush>(),
+            name,
+            move |push: Option<&RegistryPush>| push.is_some_and(&holds),
+        );
+        if let Ok(push) = tokio::time::timeout(LIMIT, wanted).await {
+            return push.unwrap().unwrap();
+        }
+        self.show_everything().await;
+        panic!("push {name} in {}: never {what}", self.namespace);
+    }
+
+    /// Waits until a container of a build's pod runs, and gives the pod's name.
+    pub async fn building(&self, build: &str) -> String {
+        let status = self
+            .build_until(build, "building", |status| {
+                status.platforms.iter().any(|p| p.pod.is_some())
+            })
+            .await;
+        let pod = status.platforms[0].pod.clone().unwrap();
+        let running = await_condition(self.api::<Pod>(), &pod, |pod: Option<&Pod>| {
+            let statuses = pod
+                .and_then(|p| p.status.as_ref())
+                .and_then(|s| s.container_statuses.as_ref());
+            statuses.is_some_and(|all| {
+                all.iter()
+                    .any(|c| c.name == "build" && c.state.as_ref().is_some_and(|s| s.running.is_some()))
+            })
+        });
+        tokio::time::timeout(LIMIT, running)
+            .await
+            .expect("the build container never ran")
+            .unwrap();
+        pod
+    }
+
+    pub async fn pods(&self) -> Vec<Pod> {
+        self.api::<Pod>()
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+    }
+
+    pub async fn patch<K>(&self, name: &str, patch: Value)
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        self.api::<K>()
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap();
+    }
+
+    async fn show_everything(&self) {
+        for arguments in [
+            &["get", "slipway,pods", "-o", "wide"][..],
+            &["get", "ocib,rpush", "-o", "yaml"],
+            &["describe", "pods"],
+            &["get", "events", "--sort-by=.lastTimestamp"],
+        ] {
+            let mut all = vec!["--namespace", &self.namespace];
+            all.extend(arguments);
+            println!(
+                "$ kubectl {}\n{}",
+                all.join(" "),
+                kubectl(&all, None).await.unwrap_or_else(|error| error)
+            );
+        }
+        let log = kubectl(
+            &[
+                "--namespace",
+                "slipway-system",
+                "logs",
+                "deployment/slipway",
+                "--tail",
+                "60",
+            ],
+            None,
+        )
+        .await;
+        println!("{}", log.unwrap_or_else(|error| error));
+    }
+}
+
+async fn client() -> Option<Client> {
+    if std::env::var_os("KUBECONFIG").is_none() {
+        println!("SKIPPED: KUBECONFIG is not set; run `make test-cluster`");
+        return None;
+    }
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    READY
+        .get_or_init(|| async {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/demo/run");
+            run(script.to_str().unwrap(), &["install"], None).await.unwrap_or_else(|error| panic!("set-up failed: {error}"));
+            let policy = json!({
+                "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy", "metadata": { "name": "demo-registry" },
+                "spec": { "origin": REGISTRY, "plainHTTP": true },
+            });
+            kubectl(&["apply", "-f", "-"], Some(&policy.to_string())).await.unwrap();
+        })
+        .await;
+    Some(Client::try_default().await.unwrap())
+}
+
+/// A recipe whose source is one file.
+pub fn inline(build_file: &str, strategy: &Value) -> Value {
+    json!({
+        "source": { "inline": { "files": { "Containerfile": build_file, "hello.txt": "hello\n" } } },
+        "strategyRef": strategy,
+    })
+}
+
+/// A recipe that buildah builds.
+pub fn buildah(build_file: &str) -> Value {
+    inline(build_file, &json!({ "name": "buildah" }))
+}
+
+/// A recipe that a shell script builds, or does not.
+pub fn shell(script: &str) -> Value {
+    inline(script, &json!({ "kind": "BuildStrategy", "name": "shell" }))
+}
+
+/// The same recipe with more fields.
+pub fn with(mut spec: Value, extra: &Value) -> Value {
+    for (key, value) in extra.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    spec
+}
+
+/// Runs `kubectl`; its standard output, or everything that it said.
+pub async fn kubectl(arguments: &[&str], input: Option<&str>) -> Result<String, String> {
+    run("kubectl", arguments, input).await
+}
+
+/// Runs a program; its standard output, or everything that it said.
+pub async fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, String> {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let (name, input) = (
+        format!("{program} {}", arguments.join(" ")),
+        input.map(ToOwned::to_owned),
+    );
+    tokio::task::spawn_blocking(move || {
+        use std::{io::Write as _, process::Stdio};
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        if let Some(input) = input {
+            child.stdin.as_mut().unwrap().write_all(input.as_bytes()).unwrap();
+        }
+        drop(child.stdin.take());
+        let output = child.wait_with_output().unwrap();
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
+        if output.status.success() {
+            Ok(out)
+        } else {
+            Err(format!("{name}: {}\n{out}{err}", output.status))
+        }
+    })
+    .await
+    .unwrap()
+}
