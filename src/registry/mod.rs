@@ -1,49 +1,28 @@
-//! stub
-use crate::image::Digest;
-use bytes::Bytes;
-use std::collections::BTreeSet;
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct RegistryError;
-#[derive(Default)]
-pub struct ClientOptions {
-    pub plain_http: BTreeSet<String>,
-    pub x: u8,
-}
-#[derive(Clone)]
-pub struct Client;
-pub struct Credentials;
-pub struct Repository;
-impl Credentials {
-    pub fn anonymous() -> Self {
-        Self
-    }
-}
-pub struct Reference {
-    pub registry: String,
-    pub repository: String,
-    pub tag: Option<String>,
-    pub digest: Option<Digest>,
-}
-impl std::str::FromStr for Reference {
-    type Err = RegistryError;
-    fn from_str(_: &str) -> Result<Self, RegistryError> {
-        todo!()
-    }
-}
-impl Client {
-    pub fn new(_: ClientOptions, _: Credentials) -> Result<Self, RegistryError> {
-        todo!()
-    }
-    pub fn repository(&self, _: &str, _: &str) -> Repository {
-        todo!()
-    }
-}
-impl Repository {
-    pub async fn head_manifest(&self, _: &str) -> Result<Option<(Digest, u64)>, RegistryError> {
-        todo!()
-    }
-    pub async fn put_manifest(&self, _: &str, _: &str, _: &Bytes) -> Result<Digest, RegistryError> {
-        todo!()
-    }
-}
+//! Talking to registries: references, credentials, the client, and the copy of an image from one to others.
+//!
+//! What a registry says is a claim. `Location`, redirects, token realms and `Link` decide nothing about
+//! where a credential goes, a HEAD is a hint until a manifest is accepted, and every digest is recomputed.
+//!
+//! Knows nothing of Kubernetes, of plans and of reports; those are `agent::push`'s.
+
+mod auth;
+mod blob;
+mod client;
+mod credentials;
+mod error;
+mod manifest;
+mod pace;
+mod reference;
+mod source;
+mod transport;
+mod upload;
+
+pub use blob::BlobStream;
+pub use client::{Client, ClientOptions, Repository, Timeouts};
+pub use credentials::{Credentials, CredentialsError, Secret};
+pub use error::{Operation, Place, RegistryError};
+pub use manifest::RawManifest;
+pub use pace::Backoff;
+pub use reference::{Reference, ReferenceError};
+pub use source::{BlobSource, ByteStream, BytesSource, FileSource, RepositoryBlob};
+pub use upload::{Mount, PendingUpload, UploadSession, Uploaded};

@@ -1,0 +1,260 @@
+//! Names of images: `host[:port]/repository[:tag][@digest]`.
+
+use std::{fmt, str::FromStr};
+
+use crate::image::Digest;
+
+/// The longest `host[:port]/repository` that registries agree on.
+///
+/// Source: OCI distribution specification, "Pulling manifests".
+const NAME_LIMIT: usize = 255;
+
+/// An image, a repository or a tag in a registry that is named, never guessed.
+///
+/// Source: OCI distribution specification, "Pulling manifests". Docker's short names (`alpine`,
+/// `docker.io/alpine`) are not completed: where a name without a host leads is a decision of the machine
+/// that reads it, and a push must not depend on one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reference {
+    /// `host[:port]`.
+    pub registry: String,
+    /// The repository's path.
+    pub repository: String,
+    /// The tag, if one was written.
+    pub tag: Option<String>,
+    /// The digest, if one was written.
+    pub digest: Option<Digest>,
+}
+
+/// Why a text is no reference.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReferenceError {
+    /// The first part is not a host.
+    #[error("{text:?} names no registry: write it in full, for example registry.example.com/team/app")]
+    NoRegistry {
+        /// What was read.
+        text: String,
+    },
+    /// The grammar of names, tags and digests does not allow it.
+    #[error("{text:?} is not an image reference: {problem}")]
+    Malformed {
+        /// What was read.
+        text: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Only a repository was wanted.
+    #[error("{text:?} has a tag or a digest where only host/repository belongs")]
+    NotARepository {
+        /// What was read.
+        text: String,
+    },
+}
+
+impl Reference {
+    /// Reads `host[:port]/repository` and refuses a tag or digest after it.
+    pub fn repository(text: &str) -> Result<Self, ReferenceError> {
+        let reference: Self = text.parse()?;
+        if reference.tag.is_some() || reference.digest.is_some() {
+            return Err(ReferenceError::NotARepository { text: excerpt(text) });
+        }
+        Ok(reference)
+    }
+
+    /// The same repository at `tag`.
+    pub fn with_tag(&self, tag: &str) -> Result<Self, ReferenceError> {
+        if !is_tag(tag) {
+            return Err(ReferenceError::Malformed {
+                text: excerpt(tag),
+                problem: "a tag has at most 128 of letters, digits, '_', '.' and '-', and starts with none of the last two"
+                    .to_owned(),
+            });
+        }
+        Ok(Self {
+            tag: Some(tag.to_owned()),
+            digest: None,
+            ..self.clone()
+        })
+    }
+
+    /// The same repository at `digest`.
+    #[must_use]
+    pub fn with_digest(&self, digest: &Digest) -> Self {
+        Self {
+            tag: None,
+            digest: Some(digest.clone()),
+            ..self.clone()
+        }
+    }
+
+    /// What to ask the registry for: the digest, else the tag, else `latest`.
+    pub fn selector(&self) -> &str {
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => digest.as_str(),
+            (None, Some(tag)) => tag,
+            (None, None) => "latest",
+        }
+    }
+}
+
+/// Whether a text is a tag.
+pub(super) fn is_tag(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    text.len() <= 128
+        && text.bytes().next().is_some_and(word)
+        && text.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+}
+
+/// Whether the part before the first slash can only be a host.
+fn is_host(part: &str) -> bool {
+    part == "localhost" || part.contains(['.', ':'])
+}
+
+fn excerpt(text: &str) -> String {
+    text.chars().take(300).collect()
+}
+
+impl FromStr for Reference {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        let malformed = |problem: String| ReferenceError::Malformed {
+            text: excerpt(text),
+            problem,
+        };
+        let (registry, path) = text
+            .split_once('/')
+            .filter(|(host, _)| is_host(host))
+            .ok_or_else(|| ReferenceError::NoRegistry { text: excerpt(text) })?;
+        // The grammar is the crate's; its completion of Docker's short names is not wanted.
+        text.parse::<oci_distribution::Reference>()
+            .map_err(|error| malformed(error.to_string()))?;
+        let (path, digest) = match path.split_once('@') {
+            Some((path, digest)) => {
+                let digest: Digest = digest
+                    .parse()
+                    .map_err(|error: crate::image::DigestError| malformed(error.to_string()))?;
+                (path, Some(digest))
+            }
+            None => (path, None),
+        };
+        let (repository, tag) = match path.split_once(':') {
+            Some((repository, tag)) => (repository, Some(tag.to_owned())),
+            None => (path, None),
+        };
+        if registry.len() + 1 + repository.len() > NAME_LIMIT {
+            return Err(malformed(format!(
+                "host and repository have more than {NAME_LIMIT} characters"
+            )));
+        }
+        if let Some((_, port)) = registry.split_once(':')
+            && port.parse::<u16>().is_err()
+        {
+            return Err(malformed(format!("{port} is not a port")));
+        }
+        Ok(Self {
+            registry: registry.to_owned(),
+            repository: repository.to_owned(),
+            tag,
+            digest,
+        })
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[rstest]
+    #[case::tag(
+        "registry.example.com/team/app:v1",
+        "registry.example.com",
+        "team/app",
+        Some("v1"),
+        None
+    )]
+    #[case::port("localhost:5000/app", "localhost:5000", "app", None, None)]
+    #[case::plain_localhost("localhost/app:x", "localhost", "app", Some("x"), None)]
+    #[case::digest(&format!("r.io/a@{D}"), "r.io", "a", None, Some(D))]
+    #[case::both(&format!("r.io/a/b-c__d:1.2@{D}"), "r.io", "a/b-c__d", Some("1.2"), Some(D))]
+    #[case::address("10.0.0.1:5000/a/b", "10.0.0.1:5000", "a/b", None, None)]
+    #[case::hub_is_not_completed("docker.io/alpine", "docker.io", "alpine", None, None)]
+    fn references_are_read_as_written(
+        #[case] text: &str,
+        #[case] registry: &str,
+        #[case] repository: &str,
+        #[case] tag: Option<&str>,
+        #[case] digest: Option<&str>,
+    ) {
+        let reference: Reference = text.parse().unwrap();
+        assert_eq!(reference.registry, registry);
+        assert_eq!(reference.repository, repository);
+        assert_eq!(reference.tag.as_deref(), tag);
+        assert_eq!(reference.digest.as_ref().map(Digest::as_str), digest);
+        assert_eq!(reference.to_string(), text);
+    }
+
+    #[rstest]
+    #[case::no_host("alpine")]
+    #[case::hub_short_name("library/alpine:3")]
+    #[case::upper_case("r.io/Team/app")]
+    #[case::empty_part("r.io/a//b")]
+    #[case::leading_dash("r.io/-a")]
+    #[case::dots("r.io/../etc")]
+    #[case::user_information("user:secret@r.io/a")]
+    #[case::scheme("https://r.io/a")]
+    #[case::empty_tag("r.io/a:")]
+    #[case::long_tag(&format!("r.io/a:{}", "t".repeat(129)))]
+    #[case::short_digest("r.io/a@sha256:00")]
+    #[case::unknown_digest(&format!("r.io/a@sha384:{}", "0".repeat(96)))]
+    #[case::long_name(&format!("r.io/{}", "a".repeat(251)))]
+    #[case::port("r.io:99999/a")]
+    #[case::query("r.io/a?x=y")]
+    #[case::newline("r.io/a\n")]
+    #[case::empty("")]
+    fn anything_else_is_refused(#[case] text: &str) {
+        assert!(text.parse::<Reference>().is_err());
+    }
+
+    #[test]
+    fn a_name_may_have_255_characters_and_a_tag_128() {
+        let name = format!("r.io/{}", "a".repeat(250));
+        let reference = Reference::repository(&name).unwrap();
+        assert!(reference.with_tag(&"t".repeat(128)).is_ok());
+    }
+
+    #[rstest]
+    #[case::dash("-x")]
+    #[case::dot(".x")]
+    #[case::slash("a/b")]
+    #[case::empty("")]
+    #[case::digest("a@b")]
+    fn a_tag_that_is_none_is_refused(#[case] tag: &str) {
+        assert!(Reference::repository("r.io/a").unwrap().with_tag(tag).is_err());
+    }
+
+    #[test]
+    fn a_repository_has_neither_tag_nor_digest() {
+        assert!(matches!(
+            Reference::repository("r.io/a:x"),
+            Err(ReferenceError::NotARepository { .. })
+        ));
+    }
+}
