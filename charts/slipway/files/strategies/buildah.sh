@@ -1,4 +1,4 @@
-# Builds with buildah, as root of the pod's user namespace; leaves an OCI archive with uncompressed layers.
+# Builds with buildah, as root of the pod's user namespace; leaves the OCI image in a docker archive.
 # Arguments: --build-arg KEY=VALUE ... (from the recipe). The rest is in SLIPWAY_...
 storage=/var/lib/containers
 # The folder's group and setgid bit are the shared volume's; an image's files must not inherit them.
@@ -25,5 +25,5 @@ if [ -n "${SOURCE_DATE_EPOCH:-}" ]; then
   unset SOURCE_DATE_EPOCH
 fi
 buildah build --format oci --layers=false --platform "$SLIPWAY_PLATFORM" --file "$SLIPWAY_BUILD_FILE" --tag image "$@" "$SLIPWAY_CONTEXT_PATH"
-# Whoever collects the image compresses what is new, once.
-exec buildah push --quiet --disable-compression image "oci-archive:$SLIPWAY_ARCHIVE"
+# A docker archive has layers as they are; an OCI one would be compressed here, and whoever collects does that once, if at all.
+exec buildah push --quiet image "docker-archive:$SLIPWAY_ARCHIVE"

@@ -42,7 +42,7 @@ done
 # With one time for all files, one commit gives one digest; buildctl hands SOURCE_DATE_EPOCH on by itself.
 output="type=oci,dest=$SLIPWAY_ARCHIVE,name=image,compression=uncompressed"
 if [ -n "${SOURCE_DATE_EPOCH:-}" ]; then output="$output,rewrite-timestamp=true"; fi
-buildctl build --progress plain --frontend dockerfile.v0 --no-cache \
+buildctl build --progress plain --frontend dockerfile.v0 \
   --local "context=$SLIPWAY_CONTEXT_PATH" --local "dockerfile=${SLIPWAY_BUILD_FILE%/*}" --opt "filename=${SLIPWAY_BUILD_FILE##*/}" \
   --opt "platform=$SLIPWAY_PLATFORM" --output "$output" "$@" ||
   { code=$?; echo "the end of buildkitd's log:"; tail -n 20 /tmp/buildkitd.log; exit "$code"; }
