@@ -2,8 +2,11 @@
 //!
 //! Knows nothing of Kubernetes and nothing of registries; bytes come in as readers and go out as readers.
 
+pub mod archive;
+pub mod compress;
 mod descriptor;
 mod digest;
+pub mod json;
 mod platform;
 
 pub use descriptor::{Descriptor, ImageConfig, Index, Manifest, RootFs, media_type};

@@ -1,0 +1,61 @@
+//! A piece of an open file, read by position.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::FileExt as _,
+    sync::Arc,
+};
+
+/// Bytes of a file that stays open; cloning is cheap and readers do not disturb each other.
+#[derive(Clone, Debug)]
+pub struct Content {
+    file: Arc<File>,
+    offset: u64,
+    size: u64,
+}
+
+impl Content {
+    pub(super) fn new(file: Arc<File>, offset: u64, size: u64) -> Self {
+        Self { file, offset, size }
+    }
+
+    /// How many bytes there are.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads from the beginning.
+    pub fn reader(&self) -> ContentReader {
+        ContentReader {
+            content: self.clone(),
+            position: 0,
+        }
+    }
+}
+
+/// Reads a [`Content`]; an end before its size is an error, since the file was longer when it was opened.
+#[derive(Debug)]
+pub struct ContentReader {
+    content: Content,
+    position: u64,
+}
+
+impl Read for ContentReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.content.size - self.position;
+        let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let read = self
+            .content
+            .file
+            .read_at(&mut buffer[..wanted], self.content.offset + self.position)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.position += read as u64;
+        Ok(read)
+    }
+}
