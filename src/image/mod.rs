@@ -7,6 +7,7 @@ pub mod compress;
 mod descriptor;
 mod digest;
 pub mod json;
+pub mod launchpad;
 mod platform;
 
 pub use descriptor::{Descriptor, ImageConfig, Index, Manifest, RootFs, media_type};

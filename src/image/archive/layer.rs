@@ -121,7 +121,7 @@ pub fn check(layer: &ArchiveLayer, digest: &Digest, size: u64) -> Result<(), Arc
     }
 }
 
-fn check_size(layer: &ArchiveLayer, size: u64) -> Result<(), ArchiveError> {
+pub(crate) fn check_size(layer: &ArchiveLayer, size: u64) -> Result<(), ArchiveError> {
     match layer.size {
         Some(expected) if expected != size => Err(ArchiveError::SizeMismatch {
             member: layer.member.clone(),
@@ -161,7 +161,7 @@ pub(super) fn looks_like_tar(start: &[u8]) -> bool {
     u32::from_str_radix(field.trim_matches([' ', '\0']), 8) == Ok(expected)
 }
 
-pub(super) fn read_error(member: &str, error: io::Error) -> ArchiveError {
+pub(crate) fn read_error(member: &str, error: io::Error) -> ArchiveError {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => ArchiveError::Changed { what: member.into() },
         _ => ArchiveError::io(member, error),

@@ -135,6 +135,14 @@ impl Archive {
         Self::from_source(Source::open(path, &limits)?, limits)
     }
 
+    /// Opens what `relative` names below `root`, without following any link below `root`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_below(root: &Path, relative: &Path, limits: Limits) -> Result<Self, ArchiveError> {
+        Self::from_source(Source::open_below(root, relative, &limits)?, limits)
+    }
+
     /// Reads a stream to its end first.
     ///
     /// # Errors

@@ -66,19 +66,30 @@ impl Snapshot {
 impl Source {
     /// Opens a file or a folder.
     pub(super) fn open(path: &Path, limits: &Limits) -> Result<Self, ArchiveError> {
-        let missing = |why: String| ArchiveError::Missing {
-            path: path.display().to_string(),
-            why,
-        };
-        // Without NONBLOCK a named pipe would be waited on.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| {
-            missing(match error {
-                rustix::io::Errno::LOOP => "it is a symbolic link".into(),
-                error => io::Error::from(error).to_string(),
-            })
-        })?;
-        let file = File::from(file);
+        let file = rustix::fs::open(path, NO_SURPRISES, Mode::empty())
+            .map_err(|error| missing(path, refusal(error)))?;
+        Self::from_opened(path, file.into(), limits)
+    }
+
+    /// Opens what `relative` names below `root`, without following any link on the way.
+    pub(super) fn open_below(root: &Path, relative: &Path, limits: &Limits) -> Result<Self, ArchiveError> {
+        let path = root.join(relative);
+        let mut here = File::open(root).map_err(|error| missing(root, error.to_string()))?;
+        for component in relative.components() {
+            let component = match component {
+                Component::CurDir => continue,
+                Component::Normal(component) => component,
+                _ => return Err(missing(&path, "it leaves the output folder".into())),
+            };
+            here = rustix::fs::openat(&here, component, NO_SURPRISES, Mode::empty())
+                .map_err(|error| missing(&path, refusal(error)))?
+                .into();
+        }
+        Self::from_opened(&path, here, limits)
+    }
+
+    fn from_opened(path: &Path, file: File, limits: &Limits) -> Result<Self, ArchiveError> {
+        let missing = |why| missing(path, why);
         let metadata = file.metadata().map_err(|error| missing(error.to_string()))?;
         if metadata.is_dir() {
             return Ok(Self {
@@ -157,6 +168,26 @@ impl Source {
             }),
             Err(error) => Err(ArchiveError::io("the archive", error)),
         }
+    }
+}
+
+/// Links are not followed, and a named pipe is not waited on.
+const NO_SURPRISES: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
+
+fn missing(path: &Path, why: String) -> ArchiveError {
+    ArchiveError::Missing {
+        path: path.display().to_string(),
+        why,
+    }
+}
+
+fn refusal(error: rustix::io::Errno) -> String {
+    match error {
+        rustix::io::Errno::LOOP => "it is, or is behind, a symbolic link".into(),
+        error => io::Error::from(error).to_string(),
     }
 }
 
@@ -240,8 +271,7 @@ impl Folder {
                     why: "it leaves the folder",
                 });
             };
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            here = match rustix::fs::openat(&*here, component, flags, Mode::empty()) {
+            here = match rustix::fs::openat(&*here, component, NO_SURPRISES, Mode::empty()) {
                 Ok(next) => Arc::new(File::from(next)),
                 Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
                 Err(rustix::io::Errno::LOOP) => return refused("is a symbolic link in a layout folder"),
