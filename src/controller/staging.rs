@@ -9,7 +9,7 @@ use crate::{
     image::{Digest, media_type},
     record::BuildRecord,
     registry::{Client, ClientOptions, Credentials, RegistryError, Repository},
-    staging::{self, RecordError},
+    staging,
 };
 
 /// Where staging is.
@@ -82,8 +82,8 @@ impl Staging {
         staging::fetch_record(&self.repository(namespace), digest)
             .await
             .map_err(|error| match error {
-                RecordError::Registry(error) => StagingError::Unavailable(error.to_string()),
-                error => StagingError::Invalid(error.to_string()),
+                staging::StagingError::Invalid { .. } => StagingError::Invalid(error.to_string()),
+                error => StagingError::Unavailable(error.to_string()),
             })
     }
 

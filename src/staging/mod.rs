@@ -1,11 +1,16 @@
-//! stub
-use crate::{image::Digest, record::BuildRecord, registry::*};
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub enum RecordError {
-    Registry(RegistryError),
-    Invalid,
-}
-pub async fn fetch_record(_: &Repository, _: &Digest) -> Result<BuildRecord, RecordError> {
-    todo!()
-}
+//! The staging registry: what it has already, and what a build leaves in it.
+//!
+//! One repository a namespace. It holds the images of its builds, pinned by a tag each, the records of all
+//! attempts, and a small index of known layers. Which of them may be deleted is decided elsewhere.
+
+mod artifact;
+mod known;
+#[cfg(test)]
+pub(crate) mod memory;
+mod record;
+mod repository;
+mod store;
+
+pub use known::{KnownLayer, KnownLayers};
+pub use record::{Attachments, fetch_record, image_tag, record_tag, store_record};
+pub use store::{StagingError, Store, StoredManifest, Upload, put_blob, send_blob};

@@ -1,0 +1,227 @@
+//! `collect`: from the archive that a build left to proven layers, a manifest and a record in staging.
+//!
+//! ```text
+//! wait for the build → open the archive → choose the image → for each layer, by its diff ID:
+//!     known, and staging has it   → reuse, read nothing
+//!     compressed                  → prove, store as it is
+//!     plain                       → prove, compress once, store
+//! → config → manifest, pinned by a tag → known layers → record → report
+//! ```
+//!
+//! The volume belongs to an untrusted build, which may still write to it: only what was hashed on its way
+//! to staging counts. Nothing here keeps a layer in memory.
+
+mod image;
+mod layer;
+mod patience;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, io::Read as _, path::Path};
+
+use bytes::Bytes;
+
+use super::{
+    gate::log::LOG_LIMIT,
+    plan::{CollectPlan, StagingTarget},
+    report::{CollectReport, StageOutcome},
+    workspace::{Stage, Workspace},
+};
+use crate::{
+    image::{
+        archive::{Archive, ArchiveError, Limits},
+        launchpad,
+    },
+    record::{BuildRecord, Counters, Failure, RECORD_VERSION, Reason, Revision},
+    registry::{Client, ClientOptions, Credentials, Repository},
+    staging::{self, Attachments, StagingError, Store},
+};
+use image::{Collected, Collection};
+use patience::Patience;
+
+/// Warnings are for people: so many, so long.
+const WARNINGS_LIMIT: usize = 32;
+const WARNING_LIMIT: usize = 256;
+
+/// Why no image was collected.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The archive's fault.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// Staging's fault.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// A thread of ours ended badly.
+    #[error("a part of the collection ended without a result: {0}")]
+    Internal(String),
+}
+
+impl CollectError {
+    /// The stable reason that users, metrics and tests see.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Archive(error) => error.reason(),
+            Self::Staging(error) => error.reason(),
+            Self::Internal(_) => Reason::InternalError,
+        }
+    }
+}
+
+impl From<&CollectError> for Failure {
+    fn from(error: &CollectError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}
+
+/// Waits for the build, collects what it left and says under which digest the record is.
+pub async fn run(plan: CollectPlan, workspace: Workspace) -> CollectReport {
+    match repository(&plan.staging) {
+        Ok(store) => run_with(plan, workspace, store, Patience::default()).await,
+        Err(failure) => CollectReport::Failed(failure),
+    }
+}
+
+fn repository(target: &StagingTarget) -> Result<Repository, Failure> {
+    let plain_http = if target.plain_http {
+        BTreeSet::from([target.registry.clone()])
+    } else {
+        BTreeSet::new()
+    };
+    let options = ClientOptions {
+        plain_http,
+        ..ClientOptions::default()
+    };
+    let client = Client::new(options, Credentials::anonymous())
+        .map_err(|error| Failure::new(Reason::InternalError, error.to_string()))?;
+    Ok(client.repository(&target.registry, &target.repository))
+}
+
+/// [`run`] with any staging, for the log's and the record's sake whatever happens.
+async fn run_with<S: Store>(
+    plan: CollectPlan,
+    workspace: Workspace,
+    store: S,
+    patience: Patience,
+) -> CollectReport {
+    let mut record = BuildRecord {
+        version: RECORD_VERSION,
+        build: plan.build.clone(),
+        revision: None,
+        image: None,
+        failure: None,
+        log: None,
+        warnings: Vec::new(),
+        counters: Counters::default(),
+        compressor: None,
+        finished_at: String::new(),
+    };
+    let mut attachments = Attachments::default();
+    let mut collection = Collection::new(store, patience);
+    match built(&workspace).await {
+        Ok(revision) => {
+            record.revision = revision;
+            match collect(&mut collection, &plan, &workspace).await {
+                Ok(collected) => finish(&mut record, &mut attachments, collected),
+                Err(error) => {
+                    tracing::error!(reason = error.reason().as_str(), %error, "nothing was collected");
+                    record.failure = Some(Failure::from(&error));
+                }
+            }
+        }
+        Err(failure) => record.failure = Some(failure),
+    }
+    record.counters = collection.counters();
+    record.finished_at = jiff::Timestamp::now().to_string();
+    attachments.log = read_log(&workspace);
+    store_record(&collection, record, attachments).await
+}
+
+async fn store_record<S: Store>(
+    collection: &Collection<S>,
+    record: BuildRecord,
+    attachments: Attachments,
+) -> CollectReport {
+    let failure = record.failure.clone();
+    let stored = collection
+        .patience
+        .insist(|| staging::store_record(collection.store(), record.clone(), attachments.clone()))
+        .await;
+    match stored {
+        Ok(digest) => CollectReport::Recorded { digest },
+        // What the build did wrong says more than that it could not be recorded.
+        Err(error) => {
+            tracing::error!(%error, "the record could not be stored");
+            CollectReport::Failed(
+                failure.unwrap_or_else(|| Failure::new(Reason::StagingUnavailable, error.to_string())),
+            )
+        }
+    }
+}
+
+/// Waits for the build's end.
+async fn built(workspace: &Workspace) -> Result<Option<Revision>, Failure> {
+    match workspace.wait_for(Stage::Build).await {
+        Ok(StageOutcome::Done { revision }) => Ok(revision),
+        Ok(StageOutcome::Failed(failure)) => Err(failure),
+        // Why it was killed is in the container's state, which only the controller sees.
+        Err(vanished) => Err(Failure::new(Reason::BuildPodFailed, vanished.to_string())),
+    }
+}
+
+async fn collect<S: Store>(
+    collection: &mut Collection<S>,
+    plan: &CollectPlan,
+    workspace: &Workspace,
+) -> Result<Collected, CollectError> {
+    let (root, output) = (workspace.root().to_owned(), workspace.output());
+    let below = output
+        .strip_prefix(&root)
+        .unwrap_or(Path::new("output"))
+        .join(&plan.archive);
+    let archive = blocking(move || Archive::open_below(&root, &below, Limits::default())).await??;
+    collection.collect(archive, &plan.build).await
+}
+
+/// Runs what reads and computes away from the threads that wait.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CollectError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| CollectError::Internal(error.to_string()))
+}
+
+fn finish(record: &mut BuildRecord, attachments: &mut Attachments, collected: Collected) {
+    attachments.digests = launchpad::digests_json(&collected.image).ok().map(Bytes::from);
+    attachments.manifest = launchpad::manifest_json(&collected.image, &collected.tags)
+        .ok()
+        .map(Bytes::from);
+    record.compressor = collected.compressor.map(str::to_owned);
+    record.warnings = collected
+        .warnings
+        .iter()
+        .take(WARNINGS_LIMIT)
+        .map(|warning| warning.chars().flat_map(visible).take(WARNING_LIMIT).collect())
+        .collect();
+    record.image = Some(collected.image);
+}
+
+/// A character that cannot change how the text around it is shown.
+fn visible(char: char) -> impl Iterator<Item = char> {
+    let is_direction =
+        matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let shown = if char.is_control() || is_direction {
+        '\u{fffd}'
+    } else {
+        char
+    };
+    std::iter::once(shown)
+}
+
+/// The log as the gate left it, secrets redacted there.
+fn read_log(workspace: &Workspace) -> Option<Bytes> {
+    let mut log = Vec::new();
+    let file = workspace.open_control(&workspace.log()).ok()?;
+    // The build can write to the file too, so its size is bounded once more.
+    file.take(LOG_LIMIT as u64 + 4096).read_to_end(&mut log).ok()?;
+    (!log.is_empty()).then(|| Bytes::from(log))
+}
