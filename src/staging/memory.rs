@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{StagingError, Store, StoredManifest, Upload};
-use crate::image::Digest;
+use crate::image::{Descriptor, Digest};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
@@ -65,6 +65,10 @@ impl Memory {
             .collect()
     }
 
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.state.blobs.lock().unwrap().contains_key(digest)
+    }
+
     pub fn forget_blob(&self, digest: &Digest) {
         self.state.blobs.lock().unwrap().remove(digest);
     }
@@ -100,11 +104,11 @@ impl Store for Memory {
             .map(|blob| blob.len() as u64))
     }
 
-    async fn blob(&self, digest: &Digest, limit: u64) -> Result<Bytes, StagingError> {
+    async fn blob(&self, descriptor: &Descriptor) -> Result<Bytes, StagingError> {
         self.available()?;
-        let blob = self.state.blobs.lock().unwrap().get(digest).cloned();
-        blob.filter(|blob| blob.len() as u64 <= limit)
-            .ok_or_else(|| StagingError::invalid(digest.as_str(), "no such blob"))
+        let blob = self.state.blobs.lock().unwrap().get(&descriptor.digest).cloned();
+        blob.filter(|blob| blob.len() as u64 == descriptor.size)
+            .ok_or_else(|| StagingError::invalid(descriptor.digest.as_str(), "no such blob"))
     }
 
     async fn begin_upload(&self) -> Result<MemoryUpload, StagingError> {

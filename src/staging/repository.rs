@@ -3,7 +3,10 @@
 use bytes::Bytes;
 
 use super::{StagingError, Store, StoredManifest, Upload};
-use crate::{image::Digest, registry::Repository};
+use crate::{
+    image::{Descriptor, Digest},
+    registry::Repository,
+};
 
 impl Store for Repository {
     type Upload = Pending;
@@ -12,7 +15,7 @@ impl Store for Repository {
         todo!()
     }
 
-    async fn blob(&self, _digest: &Digest, _limit: u64) -> Result<Bytes, StagingError> {
+    async fn blob(&self, _descriptor: &Descriptor) -> Result<Bytes, StagingError> {
         todo!()
     }
 

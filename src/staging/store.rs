@@ -5,7 +5,10 @@ use std::future::Future;
 
 use bytes::Bytes;
 
-use crate::{image::Digest, record::Reason};
+use crate::{
+    image::{Descriptor, Digest},
+    record::Reason,
+};
 
 /// Why staging could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +71,8 @@ pub trait Store: Send + Sync {
     /// The size of a blob that is there.
     fn blob_size(&self, digest: &Digest) -> impl Future<Output = Result<Option<u64>, StagingError>> + Send;
 
-    /// A small blob, proven; more than `limit` bytes are an error.
-    fn blob(&self, digest: &Digest, limit: u64) -> impl Future<Output = Result<Bytes, StagingError>> + Send;
+    /// A small blob whole, proven by its size and digest.
+    fn blob(&self, descriptor: &Descriptor) -> impl Future<Output = Result<Bytes, StagingError>> + Send;
 
     /// Begins to store a blob whose digest is known only at the end.
     fn begin_upload(&self) -> impl Future<Output = Result<Self::Upload, StagingError>> + Send;

@@ -1,6 +1,7 @@
 //! Archives made byte by byte, good and bad.
 
 mod hostile;
+mod tools;
 mod views;
 
 use std::io::Write as _;
