@@ -56,7 +56,7 @@ impl FromStr for Platform {
     type Err = PlatformError;
 
     fn from_str(text: &str) -> Result<Self, PlatformError> {
-        let legal = |part: &&str| {
+        let legal = |part: &str| {
             !part.is_empty()
                 && part.len() <= 32
                 && part
@@ -64,7 +64,7 @@ impl FromStr for Platform {
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'.')
         };
         let parts: Vec<&str> = text.split('/').collect();
-        if !parts.iter().all(|part| legal(&part)) {
+        if !parts.iter().all(|part| legal(part)) {
             return Err(PlatformError(text.chars().take(80).collect()));
         }
         match parts[..] {

@@ -146,18 +146,17 @@ impl<S: Store> Collection<S> {
         known: Option<&KnownLayer>,
         anyway: bool,
     ) -> Result<Placed, CollectError> {
-        let placed = match self.reuse(known).await? {
-            Some(placed) => placed,
-            None => {
-                let stored = self
-                    .patience
-                    .insist(|| layer::store(&self.store, archive, layer, anyway))
-                    .await?;
-                Placed {
-                    origin: origin(stored.cost.uploaded > 0, &layer.source),
-                    source: layer.source.clone(),
-                    stored,
-                }
+        let placed = if let Some(placed) = self.reuse(known).await? {
+            placed
+        } else {
+            let stored = self
+                .patience
+                .insist(|| layer::store(&self.store, archive, layer, anyway))
+                .await?;
+            Placed {
+                origin: origin(stored.cost.uploaded > 0, &layer.source),
+                source: layer.source.clone(),
+                stored,
             }
         };
         tracing::info!(

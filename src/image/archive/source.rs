@@ -231,20 +231,18 @@ fn spool(
 fn unnamed_file() -> io::Result<File> {
     let folder = std::env::temp_dir();
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    match rustix::fs::open(&folder, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(file) => Ok(File::from(file)),
-        // Some network and overlay file systems cannot; there a name exists for a moment.
-        Err(_) => {
-            let path = folder.join(format!(".slipway-spool-{}", std::process::id()));
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(&path)?;
-            std::fs::remove_file(&path)?;
-            Ok(file)
-        }
+    if let Ok(file) = rustix::fs::open(&folder, flags, Mode::RUSR | Mode::WUSR) {
+        return Ok(File::from(file));
     }
+    // Some network and overlay file systems cannot; there a name exists for a moment.
+    let path = folder.join(format!(".slipway-spool-{}", std::process::id()));
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
 }
 
 /// An OCI layout in a folder. Every component is opened by itself and without following links, so that

@@ -64,7 +64,7 @@ enum State<R: Read> {
         compression: Compression,
         first: bool,
     },
-    Gzip(flate2::bufread::GzDecoder<Input<R>>),
+    Gzip(Box<flate2::bufread::GzDecoder<Input<R>>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Input<R>>>),
     /// For a moment, and after an error or the end.
     Ended,
@@ -97,7 +97,7 @@ impl<R: Read> Decoder<R> {
                 None if first => Err(corrupt("the gzip stream is empty")),
                 None => Ok(State::Ended),
                 Some(0) if !first => only_zeros(input),
-                Some(0x1f) => Ok(State::Gzip(flate2::bufread::GzDecoder::new(input))),
+                Some(0x1f) => Ok(State::Gzip(Box::new(flate2::bufread::GzDecoder::new(input)))),
                 Some(_) => Err(corrupt("something stands behind the end of the gzip stream")),
             };
         }

@@ -187,8 +187,8 @@ impl<S: FnMut(Vec<u8>) -> io::Result<()>> Output<S> {
         let input_size = input.length();
         let crc = self.crc.clone().finalize();
         // The length modulo 2^32, as the format wants it.
-        let length = (input_size % (1 << 32)) as u32;
-        self.write([crc.to_le_bytes(), length.to_le_bytes()].concat())?;
+        let length = &input_size.to_le_bytes()[..4];
+        self.write([&crc.to_le_bytes()[..], length].concat())?;
         Ok(Compressed {
             size: self.hasher.length(),
             digest: self.hasher.finish(),

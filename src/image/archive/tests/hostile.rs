@@ -65,7 +65,7 @@ fn harmless_twins_are_accepted(#[case] odd: Tar) {
 #[case::tar_pax_global_size(tar().entry(b'g', b"g", "", &record("size", b"1")), ArchiveAmbiguous)]
 #[case::tar_pax_global_path(tar().entry(b'g', b"g", "", &record("path", b"a")), ArchiveAmbiguous)]
 #[case::tar_pax_nul_path(tar().pax(&[("path", b"a\0b")]).file("a", b"x"), PathInvalid)]
-#[case::tar_pax_huge(tar().pax(&[("comment", &[b'x'; 66_560])]).file("a", b"x"), LimitExceeded)]
+#[case::tar_pax_huge(tar().pax(&[("comment", &vec![b'x'; 66_560])]).file("a", b"x"), LimitExceeded)]
 #[case::tar_two_pax(tar().pax(&[("mtime", b"1")]).pax(&[("mtime", b"1")]).file("a", b"x"), ArchiveAmbiguous)]
 #[case::tar_two_longnames(tar().long_name(b"a").long_name(b"b").file("c", b"x"), ArchiveAmbiguous)]
 #[case::tar_longname_plus_pax(tar().long_name(b"a").pax(&[("path", b"b")]).file("c", b"x"), ArchiveAmbiguous)]
@@ -320,6 +320,7 @@ fn bomb(compress: fn(&[u8]) -> Vec<u8>) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one table")]
 fn compressed_layers() {
     use media_type::{OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD};
     let plain = layer("content");

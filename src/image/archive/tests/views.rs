@@ -273,7 +273,7 @@ fn images_of_other_platforms_may_be_absent() {
 
 #[rstest]
 #[case::index_lists_nothing(|layout: &mut Layout| layout.index.clear(), None)]
-#[case::layers_left_out(|layout: &mut Layout| remanifest(layout, |layers| layers.clear()), None)]
+#[case::layers_left_out(|layout: &mut Layout| remanifest(layout, Vec::clear), None)]
 #[case::other_order(|layout: &mut Layout| remanifest(layout, |layers| layers.reverse()), None)]
 #[case::other_layer(|layout: &mut Layout| {
     let other = layer("other");
