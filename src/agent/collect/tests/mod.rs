@@ -1,5 +1,7 @@
 //! Whole collections into a staging repository in memory.
 
+mod real;
+
 use std::{fs, os::unix::fs::symlink, time::Duration};
 
 use rstest::rstest;
