@@ -28,7 +28,7 @@ for example in examples/*.yaml examples/strategies/*.yaml; do
   check "the API server takes $example" kubectl --namespace "$ns" apply --dry-run=server --filename "$example"
 done
 check "the API server takes everything-values" kubectl apply --dry-run=server --filename \
-  <(helm template slipway charts/slipway --namespace "$ns" --kube-version 1.36.0 --values charts/slipway/ci/everything-values.yaml \
+  <(helm template slipway charts/slipway --namespace "$ns" --values charts/slipway/ci/everything-values.yaml \
     --set "metrics.serviceMonitor.enabled=false,metrics.prometheusRule.enabled=false")
 
 check "slipway is installed" helm install "${release[@]}"
