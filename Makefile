@@ -5,9 +5,11 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+# `make images PROFILE=dev` is quicker to build and slower to run.
+PROFILE ?= release
 # The binary runs as a gate in strangers' images, so it may need nothing of them: it is linked statically.
-STATIC := --release --locked --target $(HOST) --config 'target.$(HOST).rustflags=["-C","target-feature=+crt-static"]'
-BINARY := target/$(HOST)/release/slipway
+STATIC := --profile $(PROFILE) --locked --target $(HOST) --config 'target.$(HOST).rustflags=["-C","target-feature=+crt-static"]'
+BINARY := target/$(HOST)/$(PROFILE:dev=debug)/slipway
 
 .PHONY: help
 help: ## List the targets
