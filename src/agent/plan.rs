@@ -9,6 +9,8 @@ use crate::{
     record::BuildIdentity,
 };
 
+pub use crate::registry::TagPolicy;
+
 /// The environment variable that holds a plan.
 pub const PLAN_VARIABLE: &str = "SLIPWAY_PLAN";
 
@@ -126,16 +128,4 @@ pub struct PushTarget {
     /// What happens to a tag that points elsewhere.
     #[serde(default)]
     pub tag_policy: TagPolicy,
-}
-
-/// What happens to a tag that exists.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub enum TagPolicy {
-    /// It is moved.
-    #[default]
-    Overwrite,
-    /// It is moved only if it still is what was read when the push began.
-    IfUnchanged,
-    /// It is never moved; the same digest is success.
-    Immutable,
 }

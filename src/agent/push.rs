@@ -1,5 +1,245 @@
-//! To be filled.
-#[allow(missing_docs)]
-pub async fn run(_: super::plan::PushPlan) -> super::report::PushReport {
-    todo!()
+//! The pusher: gets one image to its targets and reports on each.
+//!
+//! Reads the credentials that are mounted for the source and for each target, and nothing else of the pod.
+//! Long waits are not its business: a registry that wants to be left alone is reported, and the controller
+//! comes back when it said.
+
+use std::{collections::BTreeSet, io, path::Path};
+
+use super::{
+    plan::{PushPlan, PushSource, PushTarget},
+    report::{MESSAGE_LIMIT, PushReport, TargetReport},
+};
+use crate::{
+    record::{Failure, Reason},
+    registry::{
+        BlobCounters, Client, ClientOptions, CopyError, Credentials, Image, Listener, Outcome, Reference,
+        RegistryError, Repository, Target, push_all, read_image,
+    },
+};
+
+/// A Secret's docker configuration, under the names that Kubernetes and docker give it.
+const CONFIGURATIONS: [&str; 2] = [".dockerconfigjson", "config.json"];
+/// Kubernetes' own limit on a Secret.
+const CONFIGURATION_LIMIT: u64 = 1 << 20;
+
+/// Pushes as planned.
+pub async fn run(plan: PushPlan) -> PushReport {
+    run_watched(plan, None).await
+}
+
+/// [`run`] for somebody who watches.
+pub async fn run_watched(plan: PushPlan, listener: Option<Listener>) -> PushReport {
+    let mut report = PushReport {
+        digest: None,
+        failure: None,
+        targets: plan.targets.iter().map(|_| untouched()).collect(),
+    };
+    let options = ClientOptions {
+        plain_http: plan.plain_http.iter().cloned().collect::<BTreeSet<_>>(),
+        ..ClientOptions::default()
+    };
+    push(&plan, options, listener, &mut report).await;
+    fit(&mut report);
+    report
+}
+
+async fn push(plan: &PushPlan, options: ClientOptions, listener: Option<Listener>, report: &mut PushReport) {
+    let (source, image) = match read_source(plan, options).await {
+        Ok(found) => found,
+        Err((failure, retry_after)) => {
+            for target in &mut report.targets {
+                target.retry_after_seconds = retry_after;
+            }
+            report.failure = Some(failure);
+            return;
+        }
+    };
+    report.digest = Some(image.digest().clone());
+    let mut ready = Vec::new();
+    let mut positions = Vec::new();
+    for (position, planned) in plan.targets.iter().enumerate() {
+        match target(&source, planned) {
+            Ok(target) => {
+                ready.push(target);
+                positions.push(position);
+            }
+            Err(failure) => report.targets[position].failure = Some(failure),
+        }
+    }
+    let outcomes = push_all(&image, &source, &ready, listener).await;
+    for (position, outcome) in positions.into_iter().zip(outcomes) {
+        report.targets[position] = reported(outcome);
+    }
+}
+
+/// The source's repository and the image in it, or what stands against every target.
+async fn read_source(
+    plan: &PushPlan,
+    options: ClientOptions,
+) -> Result<(Repository, Image), (Failure, Option<u64>)> {
+    let PushSource {
+        registry,
+        repository,
+        reference,
+        digest,
+        credentials_dir,
+    } = &plan.source;
+    let at_once = |failure| (failure, None);
+    let credentials = credentials(credentials_dir.as_deref()).map_err(at_once)?;
+    let client = Client::new(options, credentials)
+        .map_err(|error| at_once(Failure::new(error.reason(), error.to_string())))?;
+    let source = client.repository(registry, repository);
+    let read = async {
+        if let Some(expected) = digest {
+            let found = source.head_manifest(reference).await?.map(|(found, _)| found);
+            if let Some(found) = found.filter(|found| found != expected) {
+                return Err(CopyError::Verification {
+                    what: format!("{reference}, which was to be {expected},"),
+                    found: found.to_string(),
+                });
+            }
+        }
+        // From here on the digest: a tag may move at any time.
+        let reference = digest
+            .as_ref()
+            .map_or(reference.as_str(), |digest| digest.as_str());
+        read_image(&source, reference, &plan.platforms).await
+    };
+    match read.await {
+        Ok(image) => Ok((source, image)),
+        Err(error) => Err((
+            Failure::new(source_reason(&error), format!("the source: {error}")),
+            seconds(&error),
+        )),
+    }
+}
+
+/// A registry without the repository has no image to push.
+fn source_reason(error: &CopyError) -> Reason {
+    match error {
+        CopyError::Registry(RegistryError::Name(_)) => Reason::SourceMissing,
+        error => match error.reason() {
+            Reason::RepositoryNotFound => Reason::SourceMissing,
+            reason => reason,
+        },
+    }
+}
+
+fn target(source: &Repository, planned: &PushTarget) -> Result<Target, Failure> {
+    let invalid =
+        |error: crate::registry::ReferenceError| Failure::new(Reason::TargetInvalid, error.to_string());
+    let reference = Reference::repository(&planned.repository).map_err(invalid)?;
+    for tag in &planned.tags {
+        reference.with_tag(tag).map_err(invalid)?;
+    }
+    let credentials = credentials(planned.credentials_dir.as_deref())?;
+    Ok(Target {
+        repository: source
+            .client()
+            .with_credentials(credentials)
+            .repository(&reference.registry, &reference.repository),
+        tags: planned.tags.clone(),
+        policy: planned.tag_policy,
+    })
+}
+
+/// The docker configuration in a mounted Secret; nobody's without one.
+fn credentials(directory: Option<&str>) -> Result<Credentials, Failure> {
+    let Some(directory) = directory else {
+        return Ok(Credentials::anonymous());
+    };
+    let missing = |problem: String| Failure::new(Reason::SecretMissing, problem);
+    for name in CONFIGURATIONS {
+        let path = Path::new(directory).join(name);
+        let json = match read_bounded(&path) {
+            Ok(json) => json,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(missing(format!("the Secret's {name} cannot be read: {error}"))),
+        };
+        return Credentials::from_docker_config(&json).map_err(|error| missing(error.to_string()));
+    }
+    Err(missing(
+        "the Secret has no .dockerconfigjson; create it with `kubectl create secret docker-registry`"
+            .to_owned(),
+    ))
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    use io::Read as _;
+    let mut json = Vec::new();
+    std::fs::File::open(path)?
+        .take(CONFIGURATION_LIMIT)
+        .read_to_end(&mut json)?;
+    Ok(json)
+}
+
+fn untouched() -> TargetReport {
+    TargetReport {
+        failure: None,
+        retry_after_seconds: None,
+        blobs: BlobCounters::default(),
+        previous: Vec::new(),
+    }
+}
+
+fn reported(outcome: Outcome) -> TargetReport {
+    let error = outcome.result.err();
+    TargetReport {
+        retry_after_seconds: error.as_ref().and_then(seconds),
+        failure: error.map(|error| Failure::new(error.reason(), error.to_string())),
+        blobs: outcome.blobs,
+        previous: outcome.previous,
+    }
+}
+
+fn seconds(error: &CopyError) -> Option<u64> {
+    // Rounded up: a registry that is asked a moment too early says no again.
+    error
+        .retry_after()
+        .map(|time| time.as_secs() + u64::from(time.subsec_nanos() > 0))
+}
+
+/// Cuts a report until the kubelet keeps all of it: the words first, and where there are more tags than the
+/// limit has room for, the digests that they pointed to.
+fn fit(report: &mut PushReport) {
+    let too_long =
+        |report: &PushReport| serde_json::to_vec(report).is_ok_and(|text| text.len() > MESSAGE_LIMIT);
+    for limit in [1024, 512, 256, 128, 64, 0] {
+        if !too_long(report) {
+            return;
+        }
+        let failures = report
+            .targets
+            .iter_mut()
+            .filter_map(|target| target.failure.as_mut())
+            .chain(report.failure.as_mut());
+        for failure in failures {
+            shorten(&mut failure.message, limit);
+        }
+    }
+    while too_long(report) {
+        let longest = report
+            .targets
+            .iter_mut()
+            .max_by_key(|target| target.previous.len());
+        match longest {
+            Some(target) if !target.previous.is_empty() => target.previous.clear(),
+            _ => return,
+        }
+    }
+}
+
+fn shorten(text: &mut String, limit: usize) {
+    if text.len() <= limit {
+        return;
+    }
+    let mut end = limit;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    if end > 0 {
+        text.push('…');
+    }
 }

@@ -4,13 +4,14 @@
 
 use std::io::Write as _;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     image::Digest,
     record::{Failure, Revision},
 };
+
+pub use crate::registry::BlobCounters;
 
 /// The kubelet's limit on one container's message.
 pub const MESSAGE_LIMIT: usize = 4096;
@@ -70,24 +71,6 @@ pub struct TargetReport {
     pub blobs: BlobCounters,
     /// The digest that each tag pointed to before, in the plan's order; null where it did not exist.
     pub previous: Vec<Option<Digest>>,
-}
-
-/// What became of an image's blobs at one target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct BlobCounters {
-    /// The target had them.
-    pub existed: i64,
-    /// Mounted from another repository of the target.
-    pub mounted: i64,
-    /// Sent.
-    pub uploaded: i64,
-    /// Uploads that went on from where they broke.
-    pub resumed: i64,
-    /// Bytes sent.
-    pub bytes_uploaded: i64,
-    /// Bytes that did not have to be sent.
-    pub bytes_saved: i64,
 }
 
 /// Leaves a report where the kubelet finds it, shortened where it must be.

@@ -138,6 +138,11 @@ pub struct Repository {
 }
 
 impl Repository {
+    /// The client that it is seen through.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// `host[:port]`, as it was named.
     pub fn registry(&self) -> &str {
         &self.registry

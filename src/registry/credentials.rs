@@ -48,7 +48,7 @@ pub(super) enum Proof {
         /// Sent to the registry or its token server only.
         password: Secret,
     },
-    /// A refresh token, exchanged for access tokens by the OAuth2 form.
+    /// A refresh token, exchanged for access tokens by the OAuth 2 form.
     IdentityToken(Secret),
 }
 

@@ -273,6 +273,7 @@ impl Refusal {
         match self.status.as_u16() {
             401 => Reason::PushUnauthorized,
             403 => Reason::PushDenied,
+            404 if matches!(operation, Operation::GetBlob | Operation::GetManifest) => Reason::SourceMissing,
             404 if operation != Operation::PutManifest || self.code.as_deref() == Some("NAME_UNKNOWN") => {
                 Reason::RepositoryNotFound
             }

@@ -8,6 +8,7 @@
 mod auth;
 mod blob;
 mod client;
+mod copy;
 mod credentials;
 mod error;
 mod manifest;
@@ -19,6 +20,10 @@ mod upload;
 
 pub use blob::BlobStream;
 pub use client::{Client, ClientOptions, Repository, Timeouts};
+pub use copy::{
+    BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Progress, TagPolicy, Target, push_all,
+    read_image,
+};
 pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::{Operation, Place, RegistryError};
 pub use manifest::RawManifest;

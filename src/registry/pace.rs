@@ -74,12 +74,11 @@ impl Pace {
 pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     const DAY: u64 = 24 * 60 * 60;
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let seconds = match text.parse::<u64>() {
-        Ok(seconds) => seconds,
-        Err(_) => {
-            let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-            u64::try_from(at.as_second() - now.as_second()).unwrap_or(0)
-        }
+    let seconds = if let Ok(seconds) = text.parse::<u64>() {
+        seconds
+    } else {
+        let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+        u64::try_from(at.as_second() - now.as_second()).unwrap_or(0)
     };
     Some(Duration::from_secs(seconds.min(DAY)))
 }

@@ -170,7 +170,7 @@ impl Repository {
     }
 
     /// Compares what a registry confirmed with what it serves: some have kept only the last piece.
-    async fn prove(&self, descriptor: &Descriptor) -> Result<(), RegistryError> {
+    pub(super) async fn prove(&self, descriptor: &Descriptor) -> Result<(), RegistryError> {
         match self.head_blob(&descriptor.digest).await {
             Ok(Some(size)) if size == descriptor.size => Ok(()),
             Ok(found) => Err(RegistryError::Unproven {
