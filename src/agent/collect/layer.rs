@@ -16,8 +16,9 @@ use crate::{
     staging::{Store, Upload},
 };
 
-/// Pieces between the thread that computes and the task that sends; a piece is up to a MiB.
-const PIECES_IN_FLIGHT: usize = 4;
+/// Pieces between the thread that computes and the task that sends, so that the one goes on while the other
+/// waits for an answer. A piece is at most a MiB, and half of that as a rule.
+const PIECES_IN_FLIGHT: usize = 8;
 
 /// A layer that is in staging and proven.
 #[derive(Clone, Debug, PartialEq, Eq)]

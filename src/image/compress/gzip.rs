@@ -155,6 +155,8 @@ fn deflate(encoder: &mut Compress, block: &[u8], is_last: bool) -> io::Result<Ve
     if !is_complete || encoder.total_in() != block.len() as u64 || bytes.len() == bytes.capacity() {
         return Err(io::Error::other("the encoder did not take a whole block"));
     }
+    // Several results wait for the network at a time.
+    bytes.shrink_to_fit();
     Ok(bytes)
 }
 

@@ -202,7 +202,7 @@ const HEX: &str = "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B
 #[case::schema_version(manifest(|m, _| m["schemaVersion"] = json!(1)), Some(ManifestInvalid))]
 #[case::foreign_urls(manifest(|m, _| m["layers"][0]["urls"] = json!(["http://169.254.169.254/"])), Some(ForeignLayer))]
 #[case::foreign_type(manifest(|m, _| m["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip")), Some(ForeignLayer))]
-#[case::data_field_wrong(manifest(|m, _| m["config"]["data"] = json!("e30=")), Some(SizeMismatch))]
+#[case::data_field_wrong(manifest(|m, _| m["config"]["data"] = json!("e30=")), Some(DigestMismatch))]
 #[case::ann_reserved(manifest(|m, _| m["annotations"] = json!({"slipway.dev/record": "x"})), Some(ReservedKey))]
 #[case::label_reserved(image_config(|c| c["config"]["Labels"]["dev.slipway.base"] = json!("x")), Some(ReservedKey))]
 #[case::ann_1mib(manifest(|m, _| m["annotations"] = json!({"a": "x".repeat(1 << 20)})), Some(LimitExceeded))]
@@ -217,6 +217,10 @@ const HEX: &str = "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B
 #[case::diffid_wrong(image_config(|c| c["rootfs"]["diff_ids"][0] = json!(Digest::of(b"x"))), Some(DigestMismatch))]
 #[case::diffid_count(image_config(|c| c["rootfs"]["diff_ids"] = json!([])), Some(ManifestInvalid))]
 #[case::hist_mismatch(image_config(|c| c["history"] = json!([{}, {}])), Some(ManifestInvalid))]
+#[case::hist_of_buildah_on_a_base_without(image_config(|c| {
+    c["rootfs"]["diff_ids"] = json!([Digest::of(&layer("hello"))]);
+    c["history"] = json!([{"empty_layer": true}]);
+}), None)]
 #[case::hist_empty_layer(image_config(|c| c["history"] = json!([{}, {"empty_layer": true}])), None)]
 #[case::hist_absent(image_config(|c| { c.as_object_mut().unwrap().remove("history"); }), None)]
 fn manifests_and_configs(#[case] archive: Vec<u8>, #[case] refused: Option<Reason>) {
