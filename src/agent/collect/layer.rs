@@ -53,10 +53,8 @@ pub(super) async fn store<S: Store>(
         blocking(move || archive.content(&layer)).await??
     };
     let Some(content) = content else {
-        return Err(CollectError::Archive(ArchiveError::LayerMissing {
-            diff_id: layer.diff_id.clone(),
-            member: layer.member.clone(),
-        }));
+        let (archive, layer) = (archive.clone(), layer.clone());
+        return Err(blocking(move || archive.missing(&layer)).await?.into());
     };
     let compression = {
         let (layer, content) = (layer.clone(), content.clone());

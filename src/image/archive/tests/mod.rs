@@ -1,6 +1,7 @@
 //! Archives made byte by byte, good and bad.
 
 mod hostile;
+mod streams;
 mod tools;
 mod views;
 
@@ -235,10 +236,7 @@ pub(crate) fn verify_with(archive: &[u8], limits: Limits) -> Result<Archive, Arc
     let archive = Archive::from_stream(archive, limits)?;
     for layer in archive.images().iter().flat_map(|image| &image.layers) {
         let Some(content) = archive.content(layer)? else {
-            return Err(ArchiveError::LayerMissing {
-                diff_id: layer.diff_id.clone(),
-                member: layer.member.clone(),
-            });
+            return Err(archive.missing(layer));
         };
         super::layer::prove(layer, &content, archive.limits(), |_| Ok(()))?;
     }
