@@ -16,8 +16,9 @@ use crate::{
     staging::{Store, Upload},
 };
 
-/// Pieces between the thread that computes and the task that sends; a piece is up to a MiB.
-const PIECES_IN_FLIGHT: usize = 4;
+/// Pieces between the thread that computes and the task that sends, so that the one goes on while the other
+/// waits for an answer. A piece is at most a MiB, and half of that as a rule.
+const PIECES_IN_FLIGHT: usize = 8;
 
 /// A layer that is in staging and proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,10 +53,8 @@ pub(super) async fn store<S: Store>(
         blocking(move || archive.content(&layer)).await??
     };
     let Some(content) = content else {
-        return Err(CollectError::Archive(ArchiveError::LayerMissing {
-            diff_id: layer.diff_id.clone(),
-            member: layer.member.clone(),
-        }));
+        let (archive, layer) = (archive.clone(), layer.clone());
+        return Err(blocking(move || archive.missing(&layer)).await?.into());
     };
     let compression = {
         let (layer, content) = (layer.clone(), content.clone());

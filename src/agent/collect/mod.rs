@@ -70,7 +70,9 @@ impl CollectError {
 
 impl From<&CollectError> for Failure {
     fn from(error: &CollectError) -> Self {
-        Self::new(error.reason(), error.to_string())
+        // Names in the message are the build's.
+        let message: String = error.to_string().chars().map(visible).collect();
+        Self::new(error.reason(), message)
     }
 }
 
@@ -200,21 +202,20 @@ fn finish(record: &mut BuildRecord, attachments: &mut Attachments, collected: Co
         .warnings
         .iter()
         .take(WARNINGS_LIMIT)
-        .map(|warning| warning.chars().flat_map(visible).take(WARNING_LIMIT).collect())
+        .map(|warning| warning.chars().map(visible).take(WARNING_LIMIT).collect())
         .collect();
     record.image = Some(collected.image);
 }
 
-/// A character that cannot change how the text around it is shown.
-fn visible(char: char) -> impl Iterator<Item = char> {
+/// The character, unless it changes how the text around it is shown.
+fn visible(char: char) -> char {
     let is_direction =
         matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let shown = if char.is_control() || is_direction {
+    if char.is_control() || is_direction {
         '\u{fffd}'
     } else {
         char
-    };
-    std::iter::once(shown)
+    }
 }
 
 /// The log as the gate left it, secrets redacted there.

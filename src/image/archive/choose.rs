@@ -13,7 +13,7 @@ pub(super) fn views(holder: &Holder, limits: &Limits) -> Result<OciView, Archive
     let mut documents = Documents::new(holder, limits);
     let docker = docker::read(&mut documents, limits)?;
     let oci = oci::read(&mut documents, limits)?;
-    match (oci, docker) {
+    let mut view = match (oci, docker) {
         (None, None) => Err(ArchiveError::malformed(
             "the archive",
             "it has neither index.json nor manifest.json, so it is no image archive",
@@ -29,7 +29,11 @@ pub(super) fn views(holder: &Holder, limits: &Limits) -> Result<OciView, Archive
             ..OciView::default()
         }),
         (Some(oci), Some(images)) => settle(oci, images),
-    }
+    }?;
+    // Both views of one image read the same config.
+    documents.warnings.dedup();
+    view.warnings.append(&mut documents.warnings);
+    Ok(view)
 }
 
 /// The image that is meant.

@@ -71,7 +71,7 @@ fn image(
     if let Some(expected) = digest_in_name(&config_name) {
         documents::prove(&config_name, &bytes, &expected, None)?;
     }
-    let config = documents::config(&config_name, &bytes)?;
+    let config = documents.config(&config_name, &bytes)?;
     let names = section.layers.unwrap_or_default();
     Limits::within("layers in an image", names.len() as u64, limits.layers)?;
     if names.len() != config.diff_ids.len() {

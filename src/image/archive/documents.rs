@@ -102,6 +102,8 @@ struct RawRunConfig {
 pub(super) struct Config {
     pub platform: Option<Platform>,
     pub diff_ids: Vec<Digest>,
+    /// Whether its history tells of fewer layers than there are.
+    pub history_is_short: bool,
 }
 
 impl RawPlatform {
@@ -127,7 +129,7 @@ impl RawDescriptor {
             let bytes = base64::engine::general_purpose::STANDARD
                 .decode(data)
                 .map_err(|_| ArchiveError::manifest(member, "inline data is not base64"))?;
-            prove(member, &bytes, &digest, Some(self.size))?;
+            prove(member, &bytes, &digest, None)?;
         }
         Ok(digest)
     }
@@ -138,6 +140,8 @@ pub(super) struct Documents<'a> {
     holder: &'a Holder,
     limits: &'a Limits,
     bytes: u64,
+    /// Oddities that were accepted.
+    pub warnings: Vec<String>,
 }
 
 impl<'a> Documents<'a> {
@@ -146,6 +150,7 @@ impl<'a> Documents<'a> {
             holder,
             limits,
             bytes: 0,
+            warnings: Vec::new(),
         }
     }
 
@@ -171,6 +176,16 @@ impl<'a> Documents<'a> {
             .read_to_end(&mut bytes)
             .map_err(|error| super::layer::read_error(name, error))?;
         Ok(bytes)
+    }
+
+    /// Parses a config and compares its own parts.
+    pub(super) fn config(&mut self, member: &str, bytes: &[u8]) -> Result<Config, ArchiveError> {
+        let config = config(member, bytes)?;
+        if config.history_is_short {
+            self.warnings
+                .push(format!("{member}: its history tells of fewer layers than it has"));
+        }
+        Ok(config)
     }
 
     /// The blob that a descriptor names, proven; `None` when the archive does not have it.
@@ -239,8 +254,7 @@ pub(super) fn manifest(
     Ok(raw)
 }
 
-/// Parses a config and compares its own parts.
-pub(super) fn config(member: &str, bytes: &[u8]) -> Result<Config, ArchiveError> {
+fn config(member: &str, bytes: &[u8]) -> Result<Config, ArchiveError> {
     let raw: RawConfig = parse(member, bytes)?;
     let texts = raw.rootfs.and_then(|rootfs| rootfs.diff_ids).unwrap_or_default();
     let diff_ids = texts
@@ -252,7 +266,7 @@ pub(super) fn config(member: &str, bytes: &[u8]) -> Result<Config, ArchiveError>
         .iter()
         .filter(|entry| entry.empty_layer != Some(true))
         .count();
-    if !history.is_empty() && with_layer != diff_ids.len() {
+    if with_layer > diff_ids.len() {
         return Err(ArchiveError::manifest(
             member,
             format!(
@@ -261,10 +275,13 @@ pub(super) fn config(member: &str, bytes: &[u8]) -> Result<Config, ArchiveError>
             ),
         ));
     }
+    // On a base without history, buildah writes only its own steps.
+    let history_is_short = !history.is_empty() && with_layer < diff_ids.len();
     check_annotations(member, raw.config.and_then(|config| config.labels).as_ref())?;
     Ok(Config {
         platform: raw.platform.platform(),
         diff_ids,
+        history_is_short,
     })
 }
 

@@ -147,6 +147,38 @@ pub fn check_diff_id(layer: &ArchiveLayer, found: Digest) -> Result<(), ArchiveE
     })
 }
 
+/// Why a layer is not in the archive: a blob may be there under a name that is not its own.
+pub(super) fn missing(layer: &ArchiveLayer, of_same_size: Vec<(String, Content)>) -> ArchiveError {
+    let misnamed = of_same_size
+        .into_iter()
+        .take(MISNAMED_LIMIT)
+        .find_map(|(member, content)| {
+            let wanted = layer.digest.as_ref()?;
+            let mut hasher = wanted.hasher();
+            let mut tee = Tee {
+                inner: content.reader(),
+                hasher: &mut hasher,
+                sink: &mut |_: &[u8]| Ok(()),
+            };
+            io::copy(&mut tee, &mut io::sink()).ok()?;
+            let found = hasher.finish();
+            let hex = member.rsplit('/').next()?;
+            let expected = format!("{}:{hex}", wanted.algorithm()).parse().ok()?;
+            (found == *wanted).then_some(ArchiveError::DigestMismatch {
+                member,
+                expected,
+                found,
+            })
+        });
+    misnamed.unwrap_or_else(|| ArchiveError::LayerMissing {
+        diff_id: layer.diff_id.clone(),
+        member: layer.member.clone(),
+    })
+}
+
+/// Blobs that are read to find a missing one among them; only the message depends on it.
+const MISNAMED_LIMIT: usize = 4;
+
 /// Whether bytes may begin a tar archive: nothing, a zero block, or a header with a good checksum.
 pub(super) fn looks_like_tar(start: &[u8]) -> bool {
     let Some(block) = start.first_chunk::<512>() else {

@@ -209,6 +209,15 @@ impl Archive {
         self.source.holder.find(&layer.member)
     }
 
+    /// Why [`content`](Self::content) has nothing for a layer.
+    pub fn missing(&self, layer: &ArchiveLayer) -> ArchiveError {
+        let of_same_size = match (&self.source.holder, layer.size) {
+            (source::Holder::Tar(index), Some(size)) => index.of_size(name::parent(&layer.member), size),
+            _ => Vec::new(),
+        };
+        layer::missing(layer, of_same_size)
+    }
+
     /// Says whether the archive still is what was opened.
     ///
     /// # Errors

@@ -192,7 +192,7 @@ impl Walk<'_, '_> {
                 format!("the config of manifest {} is not in the archive", document.digest),
             ));
         };
-        let parsed = documents::config(&config_name, &config.bytes)?;
+        let parsed = self.documents.config(&config_name, &config.bytes)?;
         let raw_layers = raw.layers.as_deref().unwrap_or_default();
         Limits::within("layers in an image", raw_layers.len() as u64, self.limits.layers)?;
         let descriptors = raw_layers

@@ -74,6 +74,21 @@ impl TarIndex {
         }
     }
 
+    /// The files in a folder that have this size, by name.
+    pub(super) fn of_size(&self, folder: &str, size: u64) -> Vec<(String, Content)> {
+        let mut found: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(name, member)| {
+                name::parent(name) == folder
+                    && matches!(member, Member::File { size: own, .. } if *own == size)
+            })
+            .filter_map(|(name, _)| Some((name.clone(), self.find(name)?)))
+            .collect();
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        found
+    }
+
     /// Replaces every link by the file that it leads to.
     fn resolve_links(mut self, limits: &Limits) -> Result<Self, ArchiveError> {
         let mut resolved = Vec::new();

@@ -71,9 +71,11 @@ pub fn gzip(
         output.write(HEADER.to_vec())?;
         let mut input_hasher = input_hasher;
         let mut in_flight = VecDeque::with_capacity(2 * threads);
-        let mut block = read_block(&mut input)?;
+        // Blocks that were compressed are filled again: fresh memory costs as much as reading into it.
+        let mut spare = Vec::new();
+        let mut block = read_block(&mut input, &mut spare)?;
         loop {
-            let next = read_block(&mut input)?;
+            let next = read_block(&mut input, &mut spare)?;
             let is_last = next.is_empty();
             input_hasher.update(&block);
             let (reply, result) = mpsc::sync_channel(1);
@@ -90,7 +92,7 @@ pub fn gzip(
             if in_flight.len() == 2 * threads
                 && let Some(first) = in_flight.pop_front()
             {
-                output.take(&first)?;
+                spare.push(output.take(&first)?);
             }
             block = next;
         }
@@ -111,10 +113,14 @@ struct Job {
 struct Deflated {
     bytes: Vec<u8>,
     crc: crc32fast::Hasher,
+    /// The input, whose memory is used again.
+    block: Vec<u8>,
 }
 
 fn work(waiting: &Mutex<mpsc::Receiver<Job>>) {
     let mut encoder = Compress::new(flate2::Compression::new(LEVEL), false);
+    // Room for a block that does not compress, and for the flush behind it.
+    let mut scratch = Vec::with_capacity(BLOCK + BLOCK / 1000 + 1024);
     loop {
         let job = match waiting.lock() {
             Ok(jobs) => jobs.recv(),
@@ -131,36 +137,40 @@ fn work(waiting: &Mutex<mpsc::Receiver<Job>>) {
         encoder.reset();
         let mut crc = crc32fast::Hasher::new();
         crc.update(&block);
-        let result = deflate(&mut encoder, &block, is_last).map(|bytes| Deflated { bytes, crc });
+        let result = deflate(&mut encoder, &block, is_last, &mut scratch).map(|()| Deflated {
+            bytes: scratch.clone(),
+            crc,
+            block,
+        });
         // Who waited has given up when this fails.
         let _ = reply.send(result);
     }
 }
 
-fn deflate(encoder: &mut Compress, block: &[u8], is_last: bool) -> io::Result<Vec<u8>> {
+fn deflate(encoder: &mut Compress, block: &[u8], is_last: bool, output: &mut Vec<u8>) -> io::Result<()> {
     let flush = if is_last {
         FlushCompress::Finish
     } else {
         FlushCompress::Sync
     };
-    // Room for input that does not compress, and for the flush behind it.
-    let mut bytes = Vec::with_capacity(block.len() + block.len() / 1000 + 1024);
+    output.clear();
     let status = encoder
-        .compress_vec(block, &mut bytes, flush)
+        .compress_vec(block, output, flush)
         .map_err(io::Error::other)?;
     let is_complete = match status {
         Status::StreamEnd => is_last,
         Status::Ok | Status::BufError => !is_last,
     };
-    if !is_complete || encoder.total_in() != block.len() as u64 || bytes.len() == bytes.capacity() {
+    if !is_complete || encoder.total_in() != block.len() as u64 || output.len() == output.capacity() {
         return Err(io::Error::other("the encoder did not take a whole block"));
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// A full block, or what is left.
-fn read_block(input: &mut impl Read) -> io::Result<Vec<u8>> {
-    let mut block = Vec::with_capacity(BLOCK);
+fn read_block(input: &mut impl Read, spare: &mut Vec<Vec<u8>>) -> io::Result<Vec<u8>> {
+    let mut block = spare.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK));
+    block.clear();
     input.take(BLOCK as u64).read_to_end(&mut block)?;
     Ok(block)
 }
@@ -172,10 +182,12 @@ struct Output<S> {
 }
 
 impl<S: FnMut(Vec<u8>) -> io::Result<()>> Output<S> {
-    fn take(&mut self, result: &mpsc::Receiver<io::Result<Deflated>>) -> io::Result<()> {
+    /// Writes a block's result and gives the block back.
+    fn take(&mut self, result: &mpsc::Receiver<io::Result<Deflated>>) -> io::Result<Vec<u8>> {
         let deflated = result.recv().map_err(|_| worker_died())??;
         self.crc.combine(&deflated.crc);
-        self.write(deflated.bytes)
+        self.write(deflated.bytes)?;
+        Ok(deflated.block)
     }
 
     fn write(&mut self, bytes: Vec<u8>) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! Archives made byte by byte, good and bad.
 
 mod hostile;
+mod streams;
 mod tools;
 mod views;
 
@@ -190,17 +191,26 @@ impl Layout {
     }
 
     pub fn tar_with(&self, root: &Value) -> Tar {
-        let mut tar = Tar::default()
-            .file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)
-            .file("index.json", &bytes(root));
-        let mut names = std::collections::BTreeSet::new();
+        self.files(root)
+            .iter()
+            .fold(Tar::default(), |tar, (name, content)| tar.file(name, content))
+    }
+
+    pub fn files(&self, root: &Value) -> Vec<(String, Vec<u8>)> {
+        let mut files = vec![
+            (
+                "oci-layout".to_owned(),
+                br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+            ),
+            ("index.json".to_owned(), bytes(root)),
+        ];
         for blob in &self.blobs {
             let name = format!("blobs/sha256/{}", Digest::of(blob).hex());
-            if names.insert(name.clone()) {
-                tar = tar.file(&name, blob);
+            if !files.iter().any(|(known, _)| *known == name) {
+                files.push((name, blob.clone()));
             }
         }
-        tar
+        files
     }
 }
 
@@ -226,10 +236,7 @@ pub(crate) fn verify_with(archive: &[u8], limits: Limits) -> Result<Archive, Arc
     let archive = Archive::from_stream(archive, limits)?;
     for layer in archive.images().iter().flat_map(|image| &image.layers) {
         let Some(content) = archive.content(layer)? else {
-            return Err(ArchiveError::LayerMissing {
-                diff_id: layer.diff_id.clone(),
-                member: layer.member.clone(),
-            });
+            return Err(archive.missing(layer));
         };
         super::layer::prove(layer, &content, archive.limits(), |_| Ok(()))?;
     }

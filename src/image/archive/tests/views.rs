@@ -1,5 +1,6 @@
 //! Every producer's layout is read to the same image.
 
+use proptest::strategy::Strategy as _;
 use rstest::rstest;
 use serde_json::json;
 
@@ -139,6 +140,20 @@ fn genuine_layouts_are_read(#[case] archive: Vec<u8>, #[case] count: usize) {
     assert_eq!(image.layers.len(), count);
     assert_eq!(image.layers[0].diff_id, Digest::of(&layer("base")));
     assert_eq!(archive.warnings(), &[] as &[String]);
+}
+
+proptest::proptest! {
+    #[test]
+    fn the_order_of_members_changes_nothing(order in proptest::sample::subsequence((0..5).collect::<Vec<_>>(), 5).prop_shuffle()) {
+        let mut layout = Layout::default();
+        layout.image(AMD64, &layers(), media_type::OCI_LAYER_GZIP, gzipped);
+        let files = layout.files(&layout.root());
+        let tar = order.iter().fold(Tar::default(), |tar, at: &usize| tar.file(&files[*at].0, &files[*at].1));
+        let last = &files[5];
+        let shuffled = verify(&tar.file(&last.0, &last.1).end()).unwrap();
+        let straight = open(&layout.tar().end()).unwrap();
+        proptest::prop_assert_eq!(shuffled.images(), straight.images());
+    }
 }
 
 #[test]
