@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Pieces between the thread that computes and the task that sends, so that the one goes on while the other
-/// waits for an answer. A piece is at most a MiB, and half of that as a rule.
+/// waits for an answer. A piece is a compressed block, a quarter of a MiB as a rule.
 const PIECES_IN_FLIGHT: usize = 8;
 
 /// A layer that is in staging and proven.

@@ -15,15 +15,16 @@ use flate2::{Compress, FlushCompress, Status};
 use crate::image::{Digest, Hasher};
 
 /// Name, version and level of the encoder; changing any of them changes the digests of new layers.
-pub const COMPRESSOR: &str = "zlib-rs/0.6/2/1MiB";
+pub const COMPRESSOR: &str = "zlib-rs/0.6/2/512KiB";
 
-/// See the table in this file's history: level 1 stores a fifth more, level 3 takes half as long again.
+/// Measured (the table is in the message of the commit that brought this file): level 1 stores a fifth more,
+/// level 3 a twentieth less in a fifth more time.
 const LEVEL: u32 = 2;
 
 /// Matches do not cross blocks, which costs under 1 % at this size.
-const BLOCK: usize = 1 << 20;
+const BLOCK: usize = 512 << 10;
 
-/// Two blocks a thread are in memory, each about two MiB with its result.
+/// Three blocks a thread are in memory, each under one MiB with its result.
 const THREADS_LIMIT: usize = 8;
 
 /// Deflate, no flags, no time, no extra flags, unknown system.
@@ -293,7 +294,7 @@ mod tests {
         let input: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
         assert_eq!(
             (COMPRESSOR, compress(&input, 3).0.digest.short()),
-            ("zlib-rs/0.6/2/1MiB", "d0190f7df99c")
+            ("zlib-rs/0.6/2/512KiB", "707db0ec4df7")
         );
     }
 }
