@@ -61,6 +61,16 @@ impl SeenPod {
         self.containers.get(name).unwrap_or(&Container::Waiting)
     }
 
+    /// Whether a container still runs or may begin. The pod's phase says so a second later.
+    pub fn is_live(&self) -> bool {
+        let all_ended = !self.containers.is_empty()
+            && self
+                .containers
+                .values()
+                .all(|c| matches!(c, Container::Ended { .. }));
+        !self.ended && !all_ended
+    }
+
     /// The first container that cannot begin.
     pub fn blocked(&self) -> Option<(&str, &str, &str)> {
         self.containers

@@ -225,6 +225,20 @@ impl Arena {
             .items
     }
 
+    /// Waits until no pod is left.
+    pub async fn no_pods(&self) {
+        let gone = [
+            "--namespace",
+            &self.namespace,
+            "wait",
+            "pods",
+            "--all",
+            "--for=delete",
+            "--timeout=60s",
+        ];
+        kubectl(&gone, None).await.unwrap();
+    }
+
     pub async fn patch<K>(&self, name: &str, patch: Value)
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,

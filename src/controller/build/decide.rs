@@ -26,6 +26,7 @@ use crate::{
     },
     controller::{next::Next, request::Request},
     image::{Digest, Platform},
+    kubernetes::pod::SeenPod,
     record::{Failure, FailureClass, Reason},
 };
 
@@ -375,7 +376,7 @@ impl<'a> Pass<'a> {
             .platforms
             .values()
             .filter_map(|p| p.pod.as_ref())
-            .find(|pod| !pod.ended);
+            .find(|pod| pod.is_live());
         if let Some(pod) = live {
             self.status.phase = BuildPhase::Cancelling;
             if !pod.deleting {
@@ -419,7 +420,7 @@ impl<'a> Pass<'a> {
                 .any(|p| p.platform == *platform && p.state == PlatformState::Built);
             seen.pod
                 .as_ref()
-                .filter(|pod| !built && !pod.ended && !pod.deleting)
+                .filter(|pod| !built && pod.is_live() && !pod.deleting)
         });
         if let Some(pod) = useless {
             self.step = Step::DeletePod {
@@ -520,7 +521,7 @@ fn next_of_platform(
     match status.state {
         PlatformState::Built | PlatformState::Cancelled => nothing,
         PlatformState::Failed => match &seen.pod {
-            Some(pod) if !pod.ended && !pod.deleting => act(Step::DeletePod {
+            Some(pod) if pod.is_live() && !pod.deleting => act(Step::DeletePod {
                 name: pod.name.clone(),
                 uid: pod.uid.clone(),
             }),
@@ -528,11 +529,11 @@ fn next_of_platform(
         },
         PlatformState::Pending => match &seen.pod {
             // The pod of an earlier attempt must be gone before the next one begins.
-            Some(pod) if !pod.ended && !pod.deleting => act(Step::DeletePod {
+            Some(pod) if pod.is_live() && !pod.deleting => act(Step::DeletePod {
                 name: pod.name.clone(),
                 uid: pod.uid.clone(),
             }),
-            Some(pod) if !pod.ended => nothing,
+            Some(pod) if pod.is_live() => nothing,
             _ => {
                 begin_attempt(status, now);
                 act(Step::CreatePod { platform: index })
@@ -592,7 +593,7 @@ fn next_of_platform(
                     BuildPod::Broken(failure) => {
                         fail(status, failure, now);
                         match &seen.pod {
-                            Some(pod) if !pod.ended && !pod.deleting => act(Step::DeletePod {
+                            Some(pod) if pod.is_live() && !pod.deleting => act(Step::DeletePod {
                                 name: pod.name.clone(),
                                 uid: pod.uid.clone(),
                             }),
@@ -642,7 +643,7 @@ fn spoil(
     status.failure = Some(failure);
     status.state = PlatformState::Pending;
     let absent = SeenPlatform {
-        pod: seen.pod.clone().filter(|pod| !pod.ended),
+        pod: seen.pod.clone().filter(SeenPod::is_live),
         ..SeenPlatform::default()
     };
     next_of_platform(status, &absent, index, &mut None, &mut None, now)
