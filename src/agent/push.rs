@@ -243,3 +243,154 @@ fn shorten(text: &mut String, limit: usize) {
         text.push('…');
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::{
+        image::Digest,
+        registry::{
+            TagPolicy,
+            testing::{Door, Fault, FaultRegistry, PASSWORD, USER},
+        },
+    };
+
+    fn secret(registry: &FaultRegistry, name: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let json = serde_json::json!({"auths": {registry.host(): {"username": USER, "password": PASSWORD}}});
+        std::fs::write(folder.path().join(name), json.to_string()).unwrap();
+        folder
+    }
+
+    fn plan(from: &FaultRegistry, reference: &str, targets: Vec<PushTarget>) -> PushPlan {
+        let host = |target: &PushTarget| target.repository.split('/').next().unwrap_or_default().to_owned();
+        PushPlan {
+            plain_http: targets.iter().map(host).chain([from.host()]).collect(),
+            source: PushSource {
+                registry: from.host(),
+                repository: "src".into(),
+                reference: reference.into(),
+                digest: None,
+                credentials_dir: None,
+            },
+            targets,
+            platforms: Vec::new(),
+        }
+    }
+
+    fn to(registry: &FaultRegistry, credentials: Option<&tempfile::TempDir>) -> PushTarget {
+        PushTarget {
+            repository: format!("{}/team/app", registry.host()),
+            tags: vec!["v1".into()],
+            credentials_dir: credentials.map(|folder| folder.path().to_string_lossy().into_owned()),
+            tag_policy: TagPolicy::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn each_target_is_pushed_to_with_its_own_secret_and_reported_in_order() {
+        let from = FaultRegistry::start().await;
+        let (one, two) = (
+            FaultRegistry::behind(Door::Basic).await,
+            FaultRegistry::behind(Door::Basic).await,
+        );
+        let root = from.put_image("src", &[b"layer"]);
+        from.tag("src", "v1", &root.digest);
+        let secrets = [secret(&one, ".dockerconfigjson"), secret(&two, "config.json")];
+        let invalid = PushTarget {
+            repository: "no-registry".into(),
+            ..to(&one, None)
+        };
+        let targets = vec![
+            to(&one, Some(&secrets[0])),
+            invalid,
+            to(&two, None),
+            to(&two, Some(&secrets[1])),
+        ];
+        let report = run(plan(&from, "v1", targets)).await;
+        assert_eq!(report.digest, Some(root.digest.clone()));
+        assert_eq!(report.failure, None);
+        let reasons: Vec<_> = report
+            .targets
+            .iter()
+            .map(|target| target.failure.as_ref().map(|failure| failure.reason))
+            .collect();
+        assert_eq!(
+            reasons,
+            [
+                None,
+                Some(Reason::TargetInvalid),
+                Some(Reason::PushUnauthorized),
+                None
+            ]
+        );
+        assert_eq!(report.targets[0].previous, [None]);
+        assert_eq!(two.tagged("team/app", "v1"), Some(root.digest.to_string()));
+    }
+
+    #[tokio::test]
+    async fn a_source_that_cannot_be_read_concerns_every_target() {
+        let (from, target) = (FaultRegistry::start().await, FaultRegistry::start().await);
+        let report = run(plan(&from, "v1", vec![to(&target, None)])).await;
+        assert_eq!(report.failure.unwrap().reason, Reason::SourceMissing);
+        assert_eq!(report.targets.len(), 1);
+        assert!(target.log().is_empty());
+        let after = vec![("retry-after", "60".to_owned())];
+        from.fault(
+            9,
+            Method::GET,
+            "manifests",
+            Fault::Answer(503, after, String::new()),
+        );
+        let report = run(plan(&from, "v1", vec![to(&target, None)])).await;
+        assert_eq!(report.targets[0].retry_after_seconds, Some(60));
+    }
+
+    #[tokio::test]
+    async fn a_tag_that_no_longer_is_what_was_planned_is_not_pushed() {
+        let (from, target) = (FaultRegistry::start().await, FaultRegistry::start().await);
+        let root = from.put_image("src", &[b"layer"]);
+        from.tag("src", "v1", &root.digest);
+        let mut plan = plan(&from, "v1", vec![to(&target, None)]);
+        plan.source.digest = Some(Digest::of(b"another"));
+        let report = run(plan).await;
+        assert_eq!(report.failure.unwrap().reason, Reason::VerificationFailed);
+        assert!(target.log().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_secret_without_a_configuration_is_named() {
+        let (from, target) = (FaultRegistry::start().await, FaultRegistry::start().await);
+        let root = from.put_image("src", &[b"layer"]);
+        let empty = tempfile::tempdir().unwrap();
+        let report = run(plan(&from, root.digest.as_str(), vec![to(&target, Some(&empty))])).await;
+        let failure = report.targets[0].failure.clone().unwrap();
+        assert_eq!(failure.reason, Reason::SecretMissing);
+        assert!(failure.message.contains(".dockerconfigjson"));
+    }
+
+    #[test]
+    fn a_report_fits_into_a_termination_message() {
+        let target = || TargetReport {
+            failure: Some(Failure::new(Reason::PushRefused, "ü".repeat(1000))),
+            retry_after_seconds: Some(1),
+            previous: vec![Some(Digest::of(b"x")); 3],
+            ..untouched()
+        };
+        let mut report = PushReport {
+            digest: Some(Digest::of(b"x")),
+            failure: None,
+            targets: (0..5).map(|_| target()).collect(),
+        };
+        fit(&mut report);
+        assert!(serde_json::to_vec(&report).unwrap().len() <= MESSAGE_LIMIT);
+        assert!(report.targets.iter().all(|target| target.previous.len() == 3));
+        assert!(!report.targets[0].failure.as_ref().unwrap().message.is_empty());
+        report.targets[0].previous = vec![Some(Digest::of(b"x")); 60];
+        fit(&mut report);
+        assert!(serde_json::to_vec(&report).unwrap().len() <= MESSAGE_LIMIT);
+        assert!(report.targets[0].previous.is_empty() && !report.targets[1].previous.is_empty());
+    }
+}

@@ -202,12 +202,12 @@ mod tests {
 
     use super::*;
 
-    fn bearer(realm: &str, service: Option<&str>, trusted: bool) -> Option<Challenge> {
-        Some(Challenge::Bearer {
+    fn bearer(realm: &str, service: Option<&str>) -> Challenge {
+        Challenge::Bearer {
             realm: realm.parse().unwrap(),
             service: service.map(str::to_owned),
-            trusted,
-        })
+            trusted: true,
+        }
     }
 
     fn chosen(registry: &str, headers: &[&str]) -> Result<Option<Challenge>, String> {
@@ -219,12 +219,12 @@ mod tests {
     }
 
     #[rstest]
-    #[case::usual(&[r#"Bearer realm="https://auth.io/token",service="r.io",scope="repository:a:pull""#], bearer("https://auth.io/token", Some("r.io"), true))]
-    #[case::case_of_names(&[r#"bEARER Realm="https://auth.io/t",SERVICE="r.io""#], bearer("https://auth.io/t", Some("r.io"), true))]
-    #[case::bearer_before_basic(&[r#"Basic realm="x", Bearer realm="https://auth.io/t""#], bearer("https://auth.io/t", None, true))]
-    #[case::several_headers(&[r#"Basic realm="x""#, r#"Bearer realm="https://auth.io/t""#], bearer("https://auth.io/t", None, true))]
-    #[case::relative_realm(&[r#"Bearer realm="/auth/token""#], bearer("https://r.io/auth/token", None, true))]
-    #[case::escapes(&[r#"Bearer realm="https://auth.io/t",service="a\"b""#], bearer("https://auth.io/t", Some("a\"b"), true))]
+    #[case::usual(&[r#"Bearer realm="https://auth.io/token",service="r.io",scope="repository:a:pull""#], Some(bearer("https://auth.io/token", Some("r.io"))))]
+    #[case::case_of_names(&[r#"bEARER Realm="https://auth.io/t",SERVICE="r.io""#], Some(bearer("https://auth.io/t", Some("r.io"))))]
+    #[case::bearer_before_basic(&[r#"Basic realm="x", Bearer realm="https://auth.io/t""#], Some(bearer("https://auth.io/t", None)))]
+    #[case::several_headers(&[r#"Basic realm="x""#, r#"Bearer realm="https://auth.io/t""#], Some(bearer("https://auth.io/t", None)))]
+    #[case::relative_realm(&[r#"Bearer realm="/auth/token""#], Some(bearer("https://r.io/auth/token", None)))]
+    #[case::escapes(&[r#"Bearer realm="https://auth.io/t",service="a\"b""#], Some(bearer("https://auth.io/t", Some("a\"b"))))]
     #[case::basic(&[r#"Basic realm="x""#], Some(Challenge::Basic))]
     #[case::unknown_scheme(&[r#"Negotiate realm="x""#], None)]
     #[case::no_realm(&[r#"Bearer service="x""#], None)]

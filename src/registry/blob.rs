@@ -48,7 +48,7 @@ impl Repository {
     }
 
     /// A blob's size from the answer to a read of its first byte.
-    async fn size_by_range(&self, digest: &Digest) -> Result<Option<u64>, RegistryError> {
+    pub(super) async fn size_by_range(&self, digest: &Digest) -> Result<Option<u64>, RegistryError> {
         let answer = self
             .call(
                 Operation::HeadBlob,

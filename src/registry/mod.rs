@@ -31,3 +31,8 @@ pub use pace::Backoff;
 pub use reference::{Reference, ReferenceError};
 pub use source::{BlobSource, ByteStream, BytesSource, FileSource, RepositoryBlob};
 pub use upload::{Mount, PendingUpload, UploadSession, Uploaded};
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

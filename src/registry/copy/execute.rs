@@ -89,7 +89,7 @@ fn gather<'a>(
             return Ok(());
         }
         let blobs = match plan::read_document(&raw)? {
-            Document::Image(manifest) => plan::blobs_of(manifest),
+            Document::Image(manifest) => plan::blobs_of(*manifest),
             Document::Index(index) => {
                 if depth == DEPTH_LIMIT {
                     return Err(CopyError::Limit {

@@ -26,7 +26,7 @@ const ATTESTS: &str = "vnd.docker.reference.digest";
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Document {
     /// An image manifest, or an artifact's.
-    Image(Manifest),
+    Image(Box<Manifest>),
     /// An index or manifest list.
     Index(Index),
 }
@@ -117,7 +117,7 @@ pub(super) fn read_document(raw: &RawManifest) -> Result<Document, CopyError> {
     }
     match raw.media_type.as_str() {
         media_type::OCI_MANIFEST | media_type::DOCKER_MANIFEST => serde_json::from_slice(&raw.bytes)
-            .map(Document::Image)
+            .map(|manifest| Document::Image(Box::new(manifest)))
             .map_err(invalid),
         media_type::OCI_INDEX | media_type::DOCKER_LIST => {
             let index: Index = serde_json::from_slice(&raw.bytes).map_err(invalid)?;

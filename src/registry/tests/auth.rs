@@ -1,0 +1,208 @@
+//! Credentials and tokens.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{Method, header};
+
+use super::{content, describe};
+use crate::{
+    image::Digest,
+    record::Reason,
+    registry::{
+        BytesSource, Client, Credentials, Mount,
+        testing::{Door, Fault, FaultRegistry, PASSWORD, USER},
+    },
+};
+
+fn tokens() -> Door {
+    Door::Bearer {
+        uses: 1000,
+        realm: None,
+    }
+}
+
+fn scopes(registry: &FaultRegistry) -> Vec<Vec<String>> {
+    registry
+        .log()
+        .iter()
+        .filter(|seen| seen.path == "/token")
+        .map(|seen| {
+            reqwest::Url::parse(&format!("http://x/?{}", seen.query))
+                .unwrap()
+                .query_pairs()
+                .filter(|(key, _)| key == "scope")
+                .map(|(_, scope)| scope.into_owned())
+                .collect()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_password_is_shown_where_one_is_asked_for() {
+    let registry = FaultRegistry::behind(Door::Basic).await;
+    let source = BytesSource(Bytes::from_static(b"hello"));
+    registry
+        .repository("a")
+        .upload_blob(&describe(b"hello"), &source)
+        .await
+        .unwrap();
+    let refused = registry.log().iter().filter(|seen| seen.status == 401).count();
+    assert_eq!(refused, 1);
+}
+
+#[tokio::test]
+async fn without_credentials_or_with_wrong_ones_the_refusal_is_the_answer() {
+    for door in [Door::Basic, tokens()] {
+        let registry = FaultRegistry::behind(door).await;
+        let wrong = Credentials::anonymous().with_password(&registry.host(), USER, "wrong");
+        for credentials in [Credentials::anonymous(), wrong] {
+            let client = Client::new(registry.options(), credentials).unwrap();
+            let repository = client.repository(&registry.host(), "a");
+            let error = repository.head_blob(&Digest::of(b"x")).await.unwrap_err();
+            assert_eq!(error.reason(), Reason::PushUnauthorized);
+            assert!(!format!("{error} {error:?}").contains("wrong"));
+        }
+        assert!(registry.log().len() <= 8);
+    }
+}
+
+#[tokio::test]
+async fn one_token_serves_a_push_and_names_its_mount_source() {
+    let registry = FaultRegistry::behind(tokens()).await;
+    let mounted = registry.put_blob("from", b"mounted");
+    let repository = registry.repository("to").for_push(&["from"]);
+    let mount = repository.mount_blob(&mounted, "from").await.unwrap();
+    assert!(matches!(mount, Mount::Mounted));
+    let source = BytesSource(Bytes::from_static(b"sent"));
+    repository.upload_blob(&describe(b"sent"), &source).await.unwrap();
+    assert_eq!(
+        scopes(&registry),
+        [["repository:to:pull,push", "repository:from:pull"]]
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_grants_one_scope_is_asked_for_the_target_s() {
+    let registry = FaultRegistry::behind(tokens()).await;
+    registry.fault(
+        1,
+        Method::GET,
+        "from",
+        Fault::Answer(400, vec![], "one scope only".into()),
+    );
+    let repository = registry.repository("to").for_push(&["from"]);
+    let blob = describe(b"hello");
+    let Mount::Upload(pending) = repository.mount_blob(&blob.digest, "from").await.unwrap() else {
+        panic!("an upload")
+    };
+    let source = BytesSource(Bytes::from_static(b"hello"));
+    repository
+        .send_blob(&blob, &source, Some(pending), None)
+        .await
+        .unwrap();
+    assert_eq!(scopes(&registry).len(), 2);
+}
+
+#[tokio::test]
+async fn many_requests_at_once_fetch_one_token() {
+    let registry = FaultRegistry::behind(tokens()).await;
+    let repository = registry.repository("a");
+    let digest = Digest::of(b"x");
+    let found = join_all((0..20).map(|_| repository.head_blob(&digest))).await;
+    assert!(found.into_iter().all(|found| found.unwrap().is_none()));
+    assert_eq!(scopes(&registry).len(), 1);
+}
+
+#[tokio::test]
+async fn a_token_that_ends_early_is_renewed_once_for_each_request() {
+    let registry = FaultRegistry::behind(Door::Bearer { uses: 2, realm: None }).await;
+    let repository = registry.repository("a");
+    for _ in 0..6 {
+        assert_eq!(repository.head_blob(&Digest::of(b"x")).await.unwrap(), None);
+    }
+    assert_eq!(scopes(&registry).len(), 3);
+}
+
+#[tokio::test]
+async fn an_upload_outlives_its_token() {
+    // HEAD and POST use up the first token, so that the PUT is refused after its body was sent.
+    let registry = FaultRegistry::behind(Door::Bearer { uses: 2, realm: None }).await;
+    let bytes = content(1 << 20);
+    let source = BytesSource(bytes.clone());
+    let repository = registry.repository("a").for_push(&[]);
+    repository.upload_blob(&describe(&bytes), &source).await.unwrap();
+    assert_eq!(registry.blob("a", &Digest::of(&bytes)).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn a_registry_that_refuses_every_token_is_not_asked_for_ever() {
+    let registry = FaultRegistry::behind(Door::Bearer { uses: 0, realm: None }).await;
+    let error = registry
+        .repository("a")
+        .head_blob(&Digest::of(b"x"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), Reason::PushUnauthorized);
+    assert_eq!(scopes(&registry).len(), 1);
+    assert_eq!(registry.log().len(), 3);
+}
+
+#[tokio::test]
+async fn a_plain_registry_cannot_send_the_password_to_another_realm() {
+    let thief = FaultRegistry::behind(tokens()).await;
+    let registry = FaultRegistry::behind(Door::Bearer {
+        uses: 9,
+        realm: Some(format!("http://{}/token", thief.host())),
+    })
+    .await;
+    let error = registry
+        .repository("a")
+        .head_blob(&Digest::of(b"x"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), Reason::PushUnauthorized);
+    let seen = thief.log();
+    assert_eq!(seen.len(), 1);
+    assert!(!seen[0].headers.contains_key(header::AUTHORIZATION));
+}
+
+#[tokio::test]
+async fn an_identity_token_is_exchanged_by_the_oauth_form() {
+    let registry = FaultRegistry::behind(tokens()).await;
+    let json = format!(
+        r#"{{"auths":{{"{}":{{"identitytoken":"refresh-me"}}}}}}"#,
+        registry.host()
+    );
+    let credentials = Credentials::from_docker_config(json.as_bytes()).unwrap();
+    let token = r#"{"access_token":"given"}"#.to_owned();
+    registry.fault(1, Method::POST, "/token", Fault::Answer(200, vec![], token));
+    let client = Client::new(registry.options(), credentials).unwrap();
+    let repository = client.repository(&registry.host(), "a");
+    // The test registry does not know the token that the test invented.
+    assert!(repository.head_blob(&Digest::of(b"x")).await.is_err());
+    let seen = registry.log();
+    let exchange = seen.iter().find(|seen| seen.path == "/token").unwrap();
+    assert_eq!(exchange.method, Method::POST);
+    assert!(!exchange.query.contains("refresh-me"));
+    let last = seen.last().unwrap();
+    assert_eq!(last.headers[header::AUTHORIZATION], "Bearer given");
+    assert!(
+        seen.iter()
+            .all(|seen| !format!("{:?}", seen.headers).contains(PASSWORD))
+    );
+}
+
+#[tokio::test]
+async fn a_credential_for_another_registry_stays_at_home() {
+    let registry = FaultRegistry::behind(Door::Basic).await;
+    let credentials = Credentials::anonymous().with_password("registry.example.com", USER, PASSWORD);
+    let client = Client::new(registry.options(), credentials).unwrap();
+    let repository = client.repository(&registry.host(), "a");
+    assert!(repository.head_blob(&Digest::of(b"x")).await.is_err());
+    assert!(
+        registry
+            .log()
+            .iter()
+            .all(|seen| !seen.headers.contains_key(header::AUTHORIZATION))
+    );
+}

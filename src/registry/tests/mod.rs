@@ -1,0 +1,22 @@
+//! What the client does against a registry that misbehaves on demand.
+
+mod auth;
+mod blobs;
+mod copies;
+mod manifests;
+mod real;
+
+use bytes::Bytes;
+
+use crate::image::{Descriptor, Digest};
+
+/// Bytes that no two offsets of which look alike.
+fn content(size: usize) -> Bytes {
+    (0..size)
+        .map(|position| (position.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0])
+        .collect()
+}
+
+fn describe(bytes: &[u8]) -> Descriptor {
+    Descriptor::new("application/octet-stream", Digest::of(bytes), bytes.len() as u64)
+}

@@ -1,0 +1,165 @@
+//! The same against a registry that we did not write, where one is to be had.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::{content, describe};
+use crate::{
+    image::{Digest, media_type},
+    registry::{
+        BytesSource, Client, ClientOptions, Credentials, Mount, Repository, TagPolicy, Target, Uploaded,
+        push_all, read_image,
+    },
+};
+
+/// `SLIPWAY_REGISTRY_BIN`, else what the project's own scripts built, else `PATH`.
+fn binary() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("SLIPWAY_REGISTRY_BIN") {
+        return Some(path.into());
+    }
+    let tools = PathBuf::from(std::env::var_os("HOME")?).join(".cache/slipway/tools");
+    let built = std::fs::read_dir(tools)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .map(|folder| folder.path().join("registry"));
+    let path = std::env::var_os("PATH")?;
+    let installed = std::env::split_paths(&path).map(|folder| folder.join("registry"));
+    built.chain(installed).find(|path| path.is_file())
+}
+
+/// A running registry; it ends with the test.
+struct Real {
+    process: Child,
+    host: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Real {
+    async fn start() -> Option<Self> {
+        let Some(binary) = binary() else {
+            eprintln!("skipped: no `registry` in SLIPWAY_REGISTRY_BIN, ~/.cache/slipway/tools or PATH");
+            return None;
+        };
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let host = format!("127.0.0.1:{port}");
+        let configuration = folder.path().join("config.yml");
+        let text = json!({
+            "version": "0.1",
+            "log": {"level": "error", "accesslog": {"disabled": true}},
+            "storage": {"filesystem": {"rootdirectory": folder.path().join("data")}},
+            "http": {"addr": host},
+        });
+        std::fs::write(&configuration, text.to_string()).unwrap();
+        let process = Command::new(binary)
+            .arg("serve")
+            .arg(&configuration)
+            .env("OTEL_TRACES_EXPORTER", "none")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let real = Self {
+            process,
+            host,
+            _folder: folder,
+        };
+        for _ in 0..200 {
+            if tokio::net::TcpStream::connect(&real.host).await.is_ok() {
+                return Some(real);
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("the registry does not answer");
+    }
+
+    fn repository(&self, name: &str) -> Repository {
+        let options = ClientOptions {
+            plain_http: [self.host.clone()].into(),
+            ..ClientOptions::default()
+        };
+        Client::new(options, Credentials::anonymous())
+            .unwrap()
+            .repository(&self.host, name)
+    }
+}
+
+#[tokio::test]
+async fn a_real_registry_takes_and_gives_everything() {
+    let Some(real) = Real::start().await else {
+        return;
+    };
+    let source = real.repository("src");
+    // Blobs: known, empty, in pieces, mounted.
+    for bytes in [content(5 << 20), Bytes::from_static(b"{}"), Bytes::new()] {
+        let uploaded = source
+            .upload_blob(&describe(&bytes), &BytesSource(bytes.clone()))
+            .await
+            .unwrap();
+        assert!(matches!(uploaded, Uploaded::Sent { .. }));
+        assert_eq!(
+            source.blob_bytes(&describe(&bytes), 10 << 20).await.unwrap(),
+            bytes
+        );
+    }
+    let large = content(20 << 20);
+    let mut upload = source.begin_upload().await.unwrap();
+    upload.write(large.clone()).await.unwrap();
+    upload.commit(&Digest::of(&large)).await.unwrap();
+    let mount = real
+        .repository("mounted")
+        .mount_blob(&Digest::of(&large), "src")
+        .await
+        .unwrap();
+    assert!(matches!(mount, Mount::Mounted));
+    // An image and its copies.
+    let layer = |bytes: &Bytes| json!({"mediaType": media_type::OCI_LAYER, "digest": Digest::of(bytes), "size": bytes.len()});
+    let document = json!({
+        "schemaVersion": 2,
+        "mediaType": media_type::OCI_MANIFEST,
+        "config": {"mediaType": media_type::OCI_CONFIG, "digest": Digest::of(b"{}"), "size": 2},
+        "layers": [layer(&content(5 << 20)), layer(&large)],
+    });
+    let bytes = Bytes::from(document.to_string());
+    source
+        .put_manifest("v1", media_type::OCI_MANIFEST, &bytes)
+        .await
+        .unwrap();
+    assert_eq!(source.tags().await.unwrap(), ["v1"]);
+    let other = Real::start().await.unwrap();
+    let image = read_image(&source, "v1", &[]).await.unwrap();
+    let targets = [real.repository("copy"), other.repository("copy")].map(|repository| Target {
+        repository,
+        tags: vec!["v1".to_owned(), "latest".to_owned()],
+        policy: TagPolicy::Immutable,
+    });
+    let first = push_all(&image, &source, &targets, None).await;
+    assert!(first.iter().all(|outcome| outcome.result.is_ok()), "{first:?}");
+    assert_eq!((first[0].blobs.mounted, first[1].blobs.uploaded), (3, 3));
+    let second = push_all(&image, &source, &targets, None).await;
+    assert!(second.iter().all(|outcome| outcome.result.is_ok()), "{second:?}");
+    assert!(
+        second
+            .iter()
+            .all(|outcome| outcome.blobs.existed == 3 && outcome.blobs.bytes_uploaded == 0)
+    );
+}
