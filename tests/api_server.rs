@@ -1,5 +1,12 @@
 //! What a real API server accepts and refuses. Needs KUBECONFIG; without one each test says that it is skipped.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on says so by ending"
+)]
+#![allow(missing_docs, reason = "a test's name is its documentation")]
+
 use k8s_openapi::{
     api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };

@@ -1,5 +1,12 @@
 //! What is generated must be what is committed.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on says so by ending"
+)]
+#![allow(missing_docs, reason = "a test's name is its documentation")]
+
 use std::path::Path;
 
 use clap::CommandFactory as _;

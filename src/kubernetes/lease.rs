@@ -106,7 +106,7 @@ impl Leadership {
             };
             tracing::warn!(lease = self.name, cause, "the lease was not renewed");
             // Stop one period before others may begin.
-            if renewed.elapsed() >= DURATION - PERIOD {
+            if renewed.elapsed() >= PERIOD * 2 {
                 return self.lost(&cause);
             }
         }

@@ -16,8 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The latest own writes to objects of one kind.
 pub struct OwnWrites<K: Resource<DynamicType = ()>> {
-    latest: Mutex<HashMap<ObjectRef<K>, (Arc<K>, Instant)>>,
+    latest: Mutex<Latest<K>>,
 }
+
+/// What was written, and when.
+type Latest<K> = HashMap<ObjectRef<K>, (Arc<K>, Instant)>;
 
 impl<K: Resource<DynamicType = ()>> Default for OwnWrites<K> {
     fn default() -> Self {

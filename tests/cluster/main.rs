@@ -3,6 +3,13 @@
 //! Needs KUBECONFIG and the images of `make images`; without a cluster each test says that it is skipped.
 //! `make test-cluster` provides both.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on says so by ending"
+)]
+#![allow(missing_docs, reason = "a test's name is its documentation")]
+
 mod builds;
 mod disturbances;
 mod failures;

@@ -106,7 +106,7 @@ pub struct OCIRecipeSpec {
     pub timeout_seconds: i64,
     /// `SOURCE_DATE_EPOCH` of the build, in seconds since 1970; the commit's time when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 253402300799_i64))]
+    #[schemars(range(min = 0, max = 253_402_300_799_i64))]
     pub source_date_epoch: Option<i64>,
     /// What the build container may use.
     #[serde(default)]
@@ -300,7 +300,7 @@ pub struct OCIRecipeStatus {
     /// The generation that this status tells of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready (the latest build is FullyBuilt), Reconciling, Stalled.
+    /// Ready (the latest build is `FullyBuilt`), Reconciling, Stalled.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 8))]

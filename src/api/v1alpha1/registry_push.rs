@@ -76,7 +76,7 @@ pub struct RegistryPushSpec {
         .message("credentialsRef belongs to source.reference; a build's image needs none")
 )]
 pub struct PushSourceReference {
-    /// A build of this namespace; the push waits until it is FullyBuilt.
+    /// A build of this namespace; the push waits until it is `FullyBuilt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build_ref: Option<LocalReference>,
     /// `registry/repository@digest` or `registry/repository:tag`.

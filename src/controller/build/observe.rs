@@ -211,14 +211,14 @@ async fn root(
     let Some(status) = build.status.as_ref().filter(|s| !s.phase.is_terminal()) else {
         return StagedRoot::NotAsked;
     };
-    let mut entries = status.platforms.clone();
-    for entry in &mut entries {
-        if let Some(StagedRecord::Read(record)) = platforms.get(&entry.platform).map(|seen| &seen.record) {
-            status::take_record(entry, record, None, jiff::Timestamp::UNIX_EPOCH);
+    let mut after = status.platforms.clone();
+    for one in &mut after {
+        if let Some(StagedRecord::Read(record)) = platforms.get(&one.platform).map(|seen| &seen.record) {
+            status::take_record(one, record, None, jiff::Timestamp::UNIX_EPOCH);
         }
     }
-    let built = !entries.is_empty() && entries.iter().all(|p| p.state == PlatformState::Built);
-    let Some(root) = built.then(|| image::root(&entries)).flatten() else {
+    let built = !after.is_empty() && after.iter().all(|p| p.state == PlatformState::Built);
+    let Some(root) = built.then(|| image::root(&after)).flatten() else {
         return StagedRoot::NotAsked;
     };
     match context.staging.serves(namespace, &root.descriptor.digest).await {

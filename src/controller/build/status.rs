@@ -195,7 +195,7 @@ pub fn events(before: Option<&OCIRecipeBuildStatus>, after: &OCIRecipeBuildStatu
     if before.map(|b| b.registry_upload_status) != Some(after.registry_upload_status) {
         match after.registry_upload_status {
             RegistryUploadStatus::Uploaded => {
-                list.push(events::normal("Uploaded", "Every target serves the image."))
+                list.push(events::normal("Uploaded", "Every target serves the image."));
             }
             RegistryUploadStatus::FailedToUpload | RegistryUploadStatus::Partial => {
                 let text = format!(

@@ -203,7 +203,7 @@ impl<'a> Pass<'a> {
                         "The push's pod ended with code {code} ({reason}) and without a report; see kubectl logs {}.",
                         pod.name
                     );
-                    self.attempt_failed(Failure::new(Reason::PushPodFailed, text))
+                    self.attempt_failed(Failure::new(Reason::PushPodFailed, text));
                 }
             };
         }
