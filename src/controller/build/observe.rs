@@ -217,8 +217,8 @@ async fn root(
             status::take_record(one, record, None, jiff::Timestamp::UNIX_EPOCH);
         }
     }
-    let built = !after.is_empty() && after.iter().all(|p| p.state == PlatformState::Built);
-    let Some(root) = built.then(|| image::root(&after)).flatten() else {
+    let complete = !after.is_empty() && after.iter().all(|p| p.state == PlatformState::Built);
+    let Some(root) = complete.then(|| image::root(&after)).flatten() else {
         return StagedRoot::NotAsked;
     };
     match context.staging.serves(namespace, &root.descriptor.digest).await {
