@@ -611,3 +611,51 @@ impl TokenRequest<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_that_moves_may_take_hours() {
+        let sent = AtomicU64::new(0);
+        let upload = async {
+            for _ in 0..200 {
+                sleep(IDLE / 2).await;
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        assert!(moving(upload, Some(&sent), IDLE).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_that_does_not_move_ends() {
+        let sent = AtomicU64::new(0);
+        let started = Instant::now();
+        assert!(
+            moving(std::future::pending::<()>(), Some(&sent), IDLE)
+                .await
+                .is_none()
+        );
+        assert_eq!(started.elapsed(), IDLE);
+    }
+
+    #[rstest]
+    #[case::absolute("https://r.io/v2/x?a=%2F", Some("https://r.io/v2/x?a=%2F"))]
+    #[case::path("/v2/x?_state=a%3Db", Some("https://r.io/v2/x?_state=a%3Db"))]
+    #[case::relative("y", Some("https://r.io/v2/a/y"))]
+    #[case::query("?y", Some("https://r.io/v2/a/?y"))]
+    #[case::other_host("//other.io/y", Some("https://other.io/y"))]
+    #[case::script("javascript:alert(1)", None)]
+    #[case::file("file:///etc/passwd", None)]
+    #[case::user_information("https://u:p@r.io/", None)]
+    fn a_location_is_resolved_or_refused(#[case] text: &str, #[case] expected: Option<&str>) {
+        let headers = HeaderMap::from_iter([(LOCATION, text.parse().unwrap())]);
+        let base = "https://r.io/v2/a/".parse().unwrap();
+        assert_eq!(location(&base, &headers).ok().as_ref().map(Url::as_str), expected);
+    }
+}
