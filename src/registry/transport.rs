@@ -285,7 +285,17 @@ impl Call<'_> {
             return Ok(response);
         }
         drop(response);
-        self.once(network, url, renewed.as_ref()).await
+        let response = self.once(network, url, renewed.as_ref()).await?;
+        let several = self.repository.scopes.len() > 1;
+        if response.status() != StatusCode::UNAUTHORIZED || !several || !tokens.narrow(origin) {
+            return Ok(response);
+        }
+        // A token server that grants only the last of the scopes that it is asked for.
+        drop(response);
+        let narrowed = self
+            .answer_challenge(network, &challenge, renewed.as_ref())
+            .await?;
+        self.once(network, url, narrowed.as_ref()).await
     }
 
     /// The `Authorization` that answers a challenge; `refused` is one that did not.
@@ -308,11 +318,17 @@ impl Call<'_> {
             return Ok(login.and_then(auth::basic));
         };
         let login = login.filter(|_| *trusted);
+        let all = &self.repository.scopes;
+        let scopes: Arc<[String]> = if identity.tokens.is_narrow(&self.at.origin) {
+            all.iter().take(1).cloned().collect()
+        } else {
+            Arc::clone(all)
+        };
         let slot = identity.tokens.slot(TokenKey {
             realm: realm.to_string(),
             service: service.clone(),
             login: login.map(|login| login.id),
-            scopes: Arc::clone(&self.repository.scopes),
+            scopes: Arc::clone(&scopes),
         });
         let mut slot = slot.lock().await;
         if let Some(header) = auth::usable(slot.as_ref(), refused) {
@@ -323,6 +339,7 @@ impl Call<'_> {
             network,
             realm,
             service: service.as_deref(),
+            scopes: &scopes,
             login,
         };
         let token = request.fetch().await?;
@@ -516,6 +533,7 @@ struct TokenRequest<'a> {
     network: &'a Network,
     realm: &'a Url,
     service: Option<&'a str>,
+    scopes: &'a [String],
     login: Option<&'a Login>,
 }
 
@@ -523,12 +541,13 @@ impl TokenRequest<'_> {
     /// A token for all scopes, or for the first alone where the server grants no other: what needs the
     /// others, a mount, has another way.
     async fn fetch(&self) -> Result<Token, RegistryError> {
-        let scopes = &self.call.repository.scopes;
-        match self.fetch_scopes(scopes).await {
+        match self.fetch_scopes(self.scopes).await {
             Err(RegistryError::Answered { refusal, .. })
-                if scopes.len() > 1 && refusal.status.is_client_error() && !is_passing(refusal.status) =>
+                if self.scopes.len() > 1
+                    && refusal.status.is_client_error()
+                    && !is_passing(refusal.status) =>
             {
-                self.fetch_scopes(&scopes[..1]).await
+                self.fetch_scopes(&self.scopes[..1]).await
             }
             result => result,
         }
