@@ -91,7 +91,7 @@ async fn read_source(
         .map_err(|error| at_once(Failure::new(error.reason(), error.to_string())))?;
     let source = client.repository(registry, repository);
     let read = async {
-        if let Some(expected) = digest {
+        if let Some(expected) = digest.as_ref().filter(|digest| digest.as_str() != reference) {
             let found = source.head_manifest(reference).await?.map(|(found, _)| found);
             if let Some(found) = found.filter(|found| found != expected) {
                 return Err(CopyError::Verification {

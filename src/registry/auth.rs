@@ -9,7 +9,7 @@
 //! elsewhere, but only an anonymous token is asked for there, as anybody on the wire could have named it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -169,6 +169,8 @@ pub(super) type Slot = Arc<tokio::sync::Mutex<Option<Token>>>;
 pub(super) struct Tokens {
     challenges: Mutex<HashMap<String, Challenge>>,
     slots: Mutex<HashMap<TokenKey, Slot>>,
+    /// Origins whose tokens are good for one scope only.
+    narrow: Mutex<HashSet<String>>,
 }
 
 impl Tokens {
@@ -179,6 +181,15 @@ impl Tokens {
 
     pub(super) fn learn(&self, origin: &str, challenge: Challenge) {
         lock(&self.challenges).insert(origin.to_owned(), challenge);
+    }
+
+    /// From here on asks for the first scope alone; whether that is news.
+    pub(super) fn narrow(&self, origin: &str) -> bool {
+        lock(&self.narrow).insert(origin.to_owned())
+    }
+
+    pub(super) fn is_narrow(&self, origin: &str) -> bool {
+        lock(&self.narrow).contains(origin)
     }
 
     pub(super) fn slot(&self, key: TokenKey) -> Slot {

@@ -285,7 +285,17 @@ impl Call<'_> {
             return Ok(response);
         }
         drop(response);
-        self.once(network, url, renewed.as_ref()).await
+        let response = self.once(network, url, renewed.as_ref()).await?;
+        let several = self.repository.scopes.len() > 1;
+        if response.status() != StatusCode::UNAUTHORIZED || !several || !tokens.narrow(origin) {
+            return Ok(response);
+        }
+        // A token server that grants only the last of the scopes that it is asked for.
+        drop(response);
+        let narrowed = self
+            .answer_challenge(network, &challenge, renewed.as_ref())
+            .await?;
+        self.once(network, url, narrowed.as_ref()).await
     }
 
     /// The `Authorization` that answers a challenge; `refused` is one that did not.
@@ -308,11 +318,17 @@ impl Call<'_> {
             return Ok(login.and_then(auth::basic));
         };
         let login = login.filter(|_| *trusted);
+        let all = &self.repository.scopes;
+        let scopes: Arc<[String]> = if identity.tokens.is_narrow(&self.at.origin) {
+            all.iter().take(1).cloned().collect()
+        } else {
+            Arc::clone(all)
+        };
         let slot = identity.tokens.slot(TokenKey {
             realm: realm.to_string(),
             service: service.clone(),
             login: login.map(|login| login.id),
-            scopes: Arc::clone(&self.repository.scopes),
+            scopes: Arc::clone(&scopes),
         });
         let mut slot = slot.lock().await;
         if let Some(header) = auth::usable(slot.as_ref(), refused) {
@@ -323,6 +339,7 @@ impl Call<'_> {
             network,
             realm,
             service: service.as_deref(),
+            scopes: &scopes,
             login,
         };
         let token = request.fetch().await?;
@@ -516,6 +533,7 @@ struct TokenRequest<'a> {
     network: &'a Network,
     realm: &'a Url,
     service: Option<&'a str>,
+    scopes: &'a [String],
     login: Option<&'a Login>,
 }
 
@@ -523,12 +541,13 @@ impl TokenRequest<'_> {
     /// A token for all scopes, or for the first alone where the server grants no other: what needs the
     /// others, a mount, has another way.
     async fn fetch(&self) -> Result<Token, RegistryError> {
-        let scopes = &self.call.repository.scopes;
-        match self.fetch_scopes(scopes).await {
+        match self.fetch_scopes(self.scopes).await {
             Err(RegistryError::Answered { refusal, .. })
-                if scopes.len() > 1 && refusal.status.is_client_error() && !is_passing(refusal.status) =>
+                if self.scopes.len() > 1
+                    && refusal.status.is_client_error()
+                    && !is_passing(refusal.status) =>
             {
-                self.fetch_scopes(&scopes[..1]).await
+                self.fetch_scopes(&self.scopes[..1]).await
             }
             result => result,
         }
@@ -609,5 +628,53 @@ impl TokenRequest<'_> {
             at,
             problem: "the token server's answer has no token".to_owned(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_that_moves_may_take_hours() {
+        let sent = AtomicU64::new(0);
+        let upload = async {
+            for _ in 0..200 {
+                sleep(IDLE / 2).await;
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        assert!(moving(upload, Some(&sent), IDLE).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_that_does_not_move_ends() {
+        let sent = AtomicU64::new(0);
+        let started = Instant::now();
+        assert!(
+            moving(std::future::pending::<()>(), Some(&sent), IDLE)
+                .await
+                .is_none()
+        );
+        assert_eq!(started.elapsed(), IDLE);
+    }
+
+    #[rstest]
+    #[case::absolute("https://r.io/v2/x?a=%2F", Some("https://r.io/v2/x?a=%2F"))]
+    #[case::path("/v2/x?_state=a%3Db", Some("https://r.io/v2/x?_state=a%3Db"))]
+    #[case::relative("y", Some("https://r.io/v2/a/y"))]
+    #[case::query("?y", Some("https://r.io/v2/a/?y"))]
+    #[case::other_host("//other.io/y", Some("https://other.io/y"))]
+    #[case::script("javascript:alert(1)", None)]
+    #[case::file("file:///etc/passwd", None)]
+    #[case::user_information("https://u:p@r.io/", None)]
+    fn a_location_is_resolved_or_refused(#[case] text: &str, #[case] expected: Option<&str>) {
+        let headers = HeaderMap::from_iter([(LOCATION, text.parse().unwrap())]);
+        let base = "https://r.io/v2/a/".parse().unwrap();
+        assert_eq!(location(&base, &headers).ok().as_ref().map(Url::as_str), expected);
     }
 }

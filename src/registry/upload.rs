@@ -28,7 +28,7 @@ use crate::image::{Descriptor, Digest, Hasher};
 
 /// One PATCH of a session. Small enough to be held in memory several times over, large enough that a request
 /// a piece does not show.
-const PIECE: usize = 4 << 20;
+pub(super) const PIECE: usize = 4 << 20;
 /// The most that is held for a registry that wants larger pieces.
 const PIECE_LIMIT: usize = 64 << 20;
 /// Where a registry that refuses pieces for their size is given up.

@@ -104,6 +104,22 @@ async fn a_server_that_grants_one_scope_is_asked_for_the_target_s() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_good_for_another_scope_only_is_replaced_by_a_narrow_one() {
+    let registry = FaultRegistry::behind(tokens()).await;
+    let realm = format!("Bearer realm=\"http://{}/token\"", registry.host());
+    let refusal = Fault::Answer(401, vec![("www-authenticate", realm)], String::new());
+    registry.fault(2, Method::HEAD, "blobs", refusal);
+    let repository = registry.repository("to").for_push(&["from"]);
+    for _ in 0..3 {
+        assert_eq!(repository.head_blob(&Digest::of(b"x")).await.unwrap(), None);
+    }
+    let asked: Vec<usize> = scopes(&registry).iter().map(Vec::len).collect();
+    assert_eq!(asked[..2], [2, 1]);
+    // Once more, because the challenge that the registry itself makes names a service.
+    assert!(asked[2..].iter().all(|scopes| *scopes == 1));
+}
+
+#[tokio::test]
 async fn many_requests_at_once_fetch_one_token() {
     let registry = FaultRegistry::behind(tokens()).await;
     let repository = registry.repository("a");

@@ -13,6 +13,7 @@ use crate::{
         BlobSource, BytesSource, Client, ClientOptions, Credentials, FileSource, Mount, RegistryError,
         RepositoryBlob, Uploaded,
         testing::{Fault, FaultRegistry},
+        upload::PIECE,
     },
 };
 
@@ -593,7 +594,7 @@ async fn redirects_end() {
 #[tokio::test]
 async fn content_of_unknown_digest_is_sent_in_pieces() {
     let registry = FaultRegistry::start().await;
-    let bytes = content(20 << 20);
+    let bytes = content(2 * PIECE + (1 << 20));
     let mut upload = registry.anonymous("a").begin_upload().await.unwrap();
     for part in bytes.chunks(100_000) {
         upload.write(Bytes::copy_from_slice(part)).await.unwrap();
@@ -627,7 +628,7 @@ async fn a_small_content_of_unknown_digest_needs_no_piece(#[case] bytes: &'stati
 #[tokio::test]
 async fn pieces_survive(#[case] method: Method, #[case] fault: Fault, #[case] times: usize) {
     let registry = FaultRegistry::start().await;
-    let bytes = content(18 << 20);
+    let bytes = content(2 * PIECE + (2 << 20));
     registry.fault(times, method, "uploads", fault);
     let mut upload = registry.anonymous("a").begin_upload().await.unwrap();
     upload.write(bytes.clone()).await.unwrap();
@@ -638,7 +639,7 @@ async fn pieces_survive(#[case] method: Method, #[case] fault: Fault, #[case] ti
 #[tokio::test]
 async fn pieces_that_are_too_large_become_smaller() {
     let registry = FaultRegistry::start().await;
-    let bytes = content(9 << 20);
+    let bytes = content(PIECE + (1 << 20));
     let refused = Fault::Answer(413, vec![], "Request Entity Too Large".into());
     registry.fault(2, Method::PATCH, "uploads", refused);
     let mut upload = registry.anonymous("a").begin_upload().await.unwrap();
@@ -651,23 +652,23 @@ async fn pieces_that_are_too_large_become_smaller() {
         .filter(|seen| seen.status == 202)
         .map(|seen| seen.body)
         .max();
-    assert_eq!(largest, Some(2 << 20));
+    assert_eq!(largest, Some(PIECE as u64 / 4));
 }
 
 #[tokio::test]
 async fn a_registry_that_counts_from_the_piece_s_beginning_is_understood() {
     let registry = FaultRegistry::start().await;
-    let bytes = content(17 << 20);
+    let bytes = content(2 * PIECE + (1 << 20));
     let mut upload = registry.anonymous("a").begin_upload().await.unwrap();
-    upload.write(bytes.slice(..8 << 20)).await.unwrap();
-    let relative = format!("0-{}", (8 << 20) - 1);
+    upload.write(bytes.slice(..PIECE)).await.unwrap();
+    let relative = format!("0-{}", PIECE - 1);
     registry.fault(
         1,
         Method::PATCH,
         "uploads",
         Fault::Header("range", Some(relative)),
     );
-    upload.write(bytes.slice(8 << 20..)).await.unwrap();
+    upload.write(bytes.slice(PIECE..)).await.unwrap();
     upload.commit(&Digest::of(&bytes)).await.unwrap();
     assert_eq!(registry.blob("a", &Digest::of(&bytes)).unwrap(), bytes);
 }
@@ -682,7 +683,7 @@ async fn a_registry_that_has_more_than_was_sent_is_not_believed() {
         "uploads",
         Fault::Header("range", Some("0-99999999".into())),
     );
-    let error = upload.write(content(8 << 20)).await.unwrap_err();
+    let error = upload.write(content(PIECE)).await.unwrap_err();
     assert!(matches!(error, RegistryError::Protocol { .. }));
 }
 

@@ -1,7 +1,7 @@
 //! The same against a registry that we did not write, where one is to be had.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -48,14 +48,50 @@ impl Drop for Real {
     }
 }
 
+/// A certificate for 127.0.0.1 that signs itself, and its key.
+fn certificate(folder: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+        ])
+        .args([
+            "-days",
+            "2",
+            "-subj",
+            "/CN=test",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-out")
+        .arg(&certificate)
+        .arg("-keyout")
+        .arg(&key)
+        .stderr(Stdio::null())
+        .status();
+    made.is_ok_and(|status| status.success())
+        .then_some((certificate, key))
+}
+
 impl Real {
     async fn start() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(folder, &json!({})).await
+    }
+
+    async fn start_in(folder: tempfile::TempDir, tls: &serde_json::Value) -> Option<Self> {
         let Some(binary) = binary() else {
             eprintln!("skipped: no `registry` in SLIPWAY_REGISTRY_BIN, ~/.cache/slipway/tools or PATH");
             return None;
         };
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let folder = tempfile::tempdir().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -67,7 +103,7 @@ impl Real {
             "version": "0.1",
             "log": {"level": "error", "accesslog": {"disabled": true}},
             "storage": {"filesystem": {"rootdirectory": folder.path().join("data")}},
-            "http": {"addr": host},
+            "http": {"addr": host, "tls": tls},
         });
         std::fs::write(&configuration, text.to_string()).unwrap();
         let process = Command::new(binary)
@@ -162,4 +198,33 @@ async fn a_real_registry_takes_and_gives_everything() {
             .iter()
             .all(|outcome| outcome.blobs.existed == 3 && outcome.blobs.bytes_uploaded == 0)
     );
+}
+
+#[tokio::test]
+async fn a_certificate_is_trusted_for_the_registry_that_it_was_given_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((certificate, key)) = certificate(folder.path()) else {
+        eprintln!("skipped: no `openssl` that makes a certificate");
+        return;
+    };
+    let pem = std::fs::read(&certificate).unwrap();
+    let tls = json!({"certificate": certificate, "key": key});
+    let Some(real) = Real::start_in(folder, &tls).await else {
+        return;
+    };
+    let found = |extra_roots| {
+        let options = ClientOptions {
+            extra_roots,
+            ..ClientOptions::default()
+        };
+        let client = Client::new(options, Credentials::anonymous()).unwrap();
+        let repository = client.repository(&real.host, "a");
+        async move { repository.head_blob(&Digest::of(b"x")).await }
+    };
+    assert_eq!(found(vec![(real.host.clone(), pem.clone())]).await.unwrap(), None);
+    for roots in [vec![], vec![("127.0.0.1:1".to_owned(), pem)]] {
+        let error = found(roots).await.unwrap_err();
+        assert_eq!(error.reason(), crate::record::Reason::RegistryUnavailable);
+        assert!(error.to_string().contains("certificate"), "{error}");
+    }
 }
