@@ -96,7 +96,7 @@ async fn a_real_registry_serves_what_was_collected_and_gets_no_layer_twice() {
     };
     let mut pod = pod(&server);
     pod.leave(&docker(&[true, true]));
-    let first = record(&pod).await;
+    let first = Box::pin(record(&pod)).await;
     let image = first.image.unwrap();
     let repository = repository(&pod.plan.staging).unwrap();
     for layer in &image.layers {
@@ -112,32 +112,10 @@ async fn a_real_registry_serves_what_was_collected_and_gets_no_layer_twice() {
     assert_eq!(Digest::of(&pinned.bytes), image.manifest.digest);
 
     pod.plan.build.attempt = 2;
-    let second = record(&pod).await;
+    let second = Box::pin(record(&pod)).await;
     assert_eq!(
         (second.counters.bytes_uploaded, second.counters.bytes_read),
         (0, 0)
     );
     assert_eq!(second.image.unwrap().manifest, image.manifest);
-}
-
-/// Not a test: `SLIPWAY_BENCH_ARCHIVE=image.tar cargo test collect_speed -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement"]
-async fn collect_speed() {
-    let (Some(server), Some(archive)) = (Server::start(), std::env::var_os("SLIPWAY_BENCH_ARCHIVE")) else {
-        return;
-    };
-    let mut pod = pod(&server);
-    fs::copy(archive, pod.workspace().output().join("image.tar")).unwrap();
-    for attempt in 1..=3 {
-        pod.plan.build.attempt = attempt;
-        let start = std::time::Instant::now();
-        let record = record(&pod).await;
-        eprintln!("{attempt}: {:?} {:?}", start.elapsed(), record.counters);
-    }
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    eprintln!(
-        "{}",
-        status.lines().find(|line| line.starts_with("VmHWM")).unwrap()
-    );
 }
