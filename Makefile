@@ -94,4 +94,5 @@ manifests: ## Render the charts to plain YAML under target/manifests
 
 .PHONY: bench-overhead
 bench-overhead: binary up images ## Seconds and API requests of a build, beside a bare pod
-	hack/bench/overhead
+	hack/demo/run install
+	eval "$$(hack/cluster/cluster env)"; cargo bench --locked --profile dev --bench overhead

@@ -1,0 +1,269 @@
+//! What the operator adds to the work: a build beside one bare pod that does the same, in one run on one cluster.
+//!
+//! `make bench-overhead`. Ratios count; the seconds are this machine's. Needs KUBECONFIG and the audit log of
+//! `hack/cluster`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement that cannot go on says so by ending")]
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::FuturesUnordered};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+    runtime::{WatchStreamExt as _, watcher},
+};
+use serde_json::{Value, json};
+use slipway::api::v1alpha1::{BuildPhase, ClusterBuildStrategy, OCIRecipeBuild, RegistryUploadStatus};
+
+const SOURCE: &str = "http://git.slipway-demo.svc.cluster.local/bench.git";
+const REGISTRY: &str = "registry.slipway-demo.svc.cluster.local:5000";
+const REPEATS: usize = 7;
+const AT_ONCE: usize = 20;
+const FINISHED: usize = 1000;
+
+struct Bench {
+    client: Client,
+    namespace: String,
+    strategy: ClusterBuildStrategy,
+}
+
+#[tokio::main]
+async fn main() {
+    if std::env::var_os("KUBECONFIG").is_none() {
+        println!("SKIPPED: KUBECONFIG is not set; run `make bench-overhead`");
+        return;
+    }
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::try_default().await.unwrap();
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let document = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "generateName": "bench-" } });
+    let namespace = namespaces.create(&PostParams::default(), &serde_json::from_value(document).unwrap()).await.unwrap().name_any();
+    let strategy = Api::<ClusterBuildStrategy>::all(client.clone()).get("buildah").await.unwrap();
+    let bench = Bench { client, namespace, strategy };
+
+    bench.sequential().await;
+    bench.at_once().await;
+    bench.requests().await;
+    bench.memory().await;
+    let _ = namespaces.delete(&bench.namespace, &DeleteParams::default()).await;
+}
+
+impl Bench {
+    async fn sequential(&self) {
+        // The first of each warms caches and is not counted.
+        let (mut ended, mut phase, mut built, mut uploaded) = (vec![], vec![], vec![], vec![]);
+        for round in 0..=REPEATS {
+            let pod = self.time_pod(&format!("pod-{round}")).await;
+            let build = self.time_build(&format!("build-{round}")).await;
+            if round > 0 {
+                ended.push(pod.0);
+                phase.push(pod.1);
+                built.push(build.0);
+                uploaded.push(build.1);
+            }
+        }
+        let [ended, phase, built, uploaded] = [ended, phase, built, uploaded].map(median);
+        println!("one at a time, median of {REPEATS} (Git clone, two build steps, archive)");
+        println!("  bare pod until its container ended     {ended:6.2} s");
+        println!("  bare pod until its phase is Succeeded  {phase:6.2} s");
+        println!("  build until FullyBuilt                 {built:6.2} s   {:.2} x the pod's container", built / ended);
+        println!("  build until Uploaded                   {uploaded:6.2} s   {:.2} bare pods later", (uploaded - built) / ended);
+    }
+
+    async fn at_once(&self) {
+        let begun = Instant::now();
+        let pods: FuturesUnordered<_> = (0..AT_ONCE).map(async |n| self.time_pod(&format!("many-pods-{n}")).await).collect();
+        pods.collect::<Vec<_>>().await;
+        let pods = begun.elapsed().as_secs_f64();
+        let begun = Instant::now();
+        let builds: FuturesUnordered<_> = (0..AT_ONCE).map(async |n| self.time_build(&format!("many-builds-{n}")).await).collect();
+        let times = builds.collect::<Vec<_>>().await;
+        let built = times.iter().map(|time| time.0).fold(0.0, f64::max);
+        let builds = begun.elapsed().as_secs_f64();
+        println!("{AT_ONCE} at once");
+        println!("  bare pods until all have Succeeded     {pods:6.2} s");
+        println!("  builds until all are FullyBuilt        {built:6.2} s   {:.2} x", built / pods);
+        println!("  builds until all are Uploaded          {builds:6.2} s");
+    }
+
+    /// Requests of one build in the API server's audit log.
+    async fn requests(&self) {
+        let Some(path) = audit_log() else {
+            println!("requests: SKIPPED, no audit log of hack/cluster");
+            return;
+        };
+        for what in ["bare pod", "build with push"] {
+            let before = std::fs::metadata(&path).unwrap().len();
+            if what == "bare pod" {
+                self.time_pod("counted-pod").await;
+            } else {
+                self.time_build("counted-build").await;
+            }
+            let name = if what == "bare pod" { "counted-pod" } else { "counted-build" };
+            let log = std::fs::read(&path).unwrap();
+            let (mut all, mut writes, mut own_writes, mut own_reads) = (0, 0, Vec::new(), 0);
+            for line in log[usize::try_from(before).unwrap()..].split(|byte| *byte == b'\n') {
+                let Ok(event) = serde_json::from_slice::<Value>(line) else { continue };
+                let verb = event["verb"].as_str().unwrap_or_default();
+                let user = event["user"]["username"].as_str().unwrap_or_default();
+                let about = event["objectRef"]["name"].as_str().unwrap_or_default();
+                let mine = event["objectRef"]["namespace"] == self.namespace.as_str() && (about.starts_with(name) || about.is_empty());
+                if event["stage"] != "ResponseComplete" || !mine || verb == "watch" {
+                    continue;
+                }
+                let write = matches!(verb, "create" | "update" | "patch" | "delete");
+                all += 1;
+                writes += usize::from(write);
+                if user == "system:serviceaccount:slipway-system:slipway" {
+                    if write {
+                        let resource = [&event["objectRef"]["resource"], &event["objectRef"]["subresource"]].map(|r| r.as_str().unwrap_or_default());
+                        own_writes.push(format!("{verb} {}", resource.join("/").trim_end_matches('/')));
+                    } else {
+                        own_reads += 1;
+                    }
+                }
+            }
+            println!("API requests of one {what}: {all}, of which {writes} writes");
+            if what != "bare pod" {
+                println!("  the operator's own: {} writes, {own_reads} reads: {}", own_writes.len(), own_writes.join(", "));
+            }
+        }
+    }
+
+    async fn memory(&self) {
+        let Some(before) = operator_memory() else {
+            println!("memory: SKIPPED, the operator is not a process of this machine");
+            return;
+        };
+        let builds: Api<OCIRecipeBuild> = Api::namespaced(self.client.clone(), &self.namespace);
+        let status = builds.get("build-1").await.unwrap().status.unwrap();
+        let copies = futures_util::stream::iter(0..FINISHED).map(|n| {
+            let (builds, status) = (builds.clone(), status.clone());
+            async move {
+                let name = format!("finished-{n}");
+                // Cancelled from the start, so that no pod is made before the status is there.
+                let mut spec = self.recipe();
+                spec["pushRules"] = json!([]);
+                let document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild", "metadata": { "name": name }, "spec": { "recipe": spec, "cancel": true } });
+                builds.create(&PostParams::default(), &serde_json::from_value(document).unwrap()).await.unwrap();
+                let patch = json!({ "status": status });
+                builds.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+            }
+        });
+        copies.buffer_unordered(8).collect::<Vec<_>>().await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        println!("operator memory: {before} MiB, with {FINISHED} more finished builds {} MiB", operator_memory().unwrap_or_default());
+    }
+
+    fn recipe(&self) -> Value {
+        json!({
+            "source": { "git": { "url": SOURCE } },
+            "strategyRef": { "name": "buildah" },
+            "pushRules": [{ "repository": format!("{REGISTRY}/{}/app", self.namespace) }],
+        })
+    }
+
+    /// Seconds until FullyBuilt and until Uploaded.
+    async fn time_build(&self, name: &str) -> (f64, f64) {
+        let builds: Api<OCIRecipeBuild> = Api::namespaced(self.client.clone(), &self.namespace);
+        let document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild", "metadata": { "name": name }, "spec": { "recipe": self.recipe() } });
+        let mut stream = std::pin::pin!(watcher::watch_object(builds.clone(), name).default_backoff());
+        assert!(stream.try_next().await.unwrap().unwrap().is_none(), "the watch is there before the object");
+        let begun = Instant::now();
+        builds.create(&PostParams::default(), &serde_json::from_value(document).unwrap()).await.unwrap();
+        let mut built = None;
+        loop {
+            let Some(status) = stream.try_next().await.unwrap().flatten().and_then(|build| build.status) else { continue };
+            assert!(status.phase != BuildPhase::FailedToBuild, "{name}: {:?}", status.failure);
+            if status.phase == BuildPhase::FullyBuilt {
+                let built = *built.get_or_insert_with(|| begun.elapsed().as_secs_f64());
+                if status.registry_upload_status == RegistryUploadStatus::Uploaded {
+                    return (built, begun.elapsed().as_secs_f64());
+                }
+            }
+        }
+    }
+
+    /// Seconds until a bare pod's container has ended and until its phase says so.
+    async fn time_pod(&self, name: &str) -> (f64, f64) {
+        let strategy = &self.strategy.spec;
+        let mut command: Vec<String> = vec!["sh".into(), "-euc".into()];
+        let fetch = format!("git clone -q --depth 1 {SOURCE} /workspace/source; cd /workspace/source; exec \"$@\"");
+        command.extend([fetch, "fetch".into()]);
+        command.extend(strategy.command.iter().filter(|argument| *argument != "$(buildArgs)").map(|a| a.replace('$', "$$")));
+        let variables = [
+            ("SLIPWAY_CONTEXT_PATH", "/workspace/source"), ("SLIPWAY_BUILD_FILE", "/workspace/source/Containerfile"),
+            ("SLIPWAY_OUTPUT", "/workspace/output"), ("SLIPWAY_ARCHIVE", "/workspace/output/image.tar"),
+            ("SLIPWAY_PLATFORM", "linux/amd64"), ("SLIPWAY_PLAIN_HTTP", REGISTRY), ("SOURCE_DATE_EPOCH", "1700000000"),
+        ];
+        let mut env: Vec<Value> = variables.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
+        env.extend(strategy.env.iter().map(|variable| json!({ "name": variable.name, "value": variable.value })));
+        let document = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
+            "spec": {
+                "restartPolicy": "Never", "hostUsers": false, "automountServiceAccountToken": false, "enableServiceLinks": false,
+                "containers": [{
+                    "name": "build", "image": strategy.image, "command": command, "env": env,
+                    "resources": { "requests": { "cpu": "100m" } },
+                    "securityContext": {
+                        "runAsUser": 0, "allowPrivilegeEscalation": false,
+                        "capabilities": { "drop": ["ALL"], "add": strategy.security.capabilities },
+                        "seccompProfile": { "type": "RuntimeDefault" },
+                    },
+                    "volumeMounts": [
+                        { "name": "scratch", "mountPath": "/workspace" },
+                        { "name": "scratch", "mountPath": "/var/lib/containers", "subPath": "storage" },
+                    ],
+                }],
+                "volumes": [{ "name": "scratch", "emptyDir": {} }],
+            },
+        });
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut stream = std::pin::pin!(watcher::watch_object(pods.clone(), name).default_backoff());
+        assert!(stream.try_next().await.unwrap().unwrap().is_none(), "the watch is there before the object");
+        let begun = Instant::now();
+        pods.create(&PostParams::default(), &serde_json::from_value(document).unwrap()).await.unwrap();
+        let mut ended = None;
+        loop {
+            let Some(status) = stream.try_next().await.unwrap().flatten().and_then(|pod| pod.status) else { continue };
+            let states = status.container_statuses.iter().flatten().filter_map(|c| c.state.as_ref()?.terminated.as_ref());
+            for state in states {
+                assert!(state.exit_code == 0, "{name}: exit code {}", state.exit_code);
+                ended.get_or_insert_with(|| begun.elapsed().as_secs_f64());
+            }
+            if status.phase.as_deref() == Some("Succeeded") {
+                let phase = begun.elapsed().as_secs_f64();
+                return (ended.unwrap_or(phase), phase);
+            }
+        }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn audit_log() -> Option<std::path::PathBuf> {
+    let path = std::path::PathBuf::from(std::env::var_os("KUBECONFIG")?).parent()?.join("log/audit.log");
+    path.exists().then_some(path)
+}
+
+/// Resident MiB of the operator's process on this machine.
+fn operator_memory() -> Option<u64> {
+    let mut seen = BTreeSet::new();
+    for process in std::fs::read_dir("/proc").ok()?.flatten() {
+        let read = |file: &str| std::fs::read(process.path().join(file)).unwrap_or_default();
+        if read("cmdline").starts_with(b"/usr/bin/slipway\0controller") {
+            let status = String::from_utf8_lossy(&read("status")).into_owned();
+            let line = status.lines().find(|line| line.starts_with("VmRSS:"))?.to_owned();
+            seen.insert(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024);
+        }
+    }
+    seen.pop_last()
+}
