@@ -3,7 +3,11 @@
 //! `make bench-overhead`. Ratios count; the seconds are this machine's. Needs KUBECONFIG and the audit log of
 //! `hack/cluster`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement that cannot go on says so by ending")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a measurement that cannot go on says so by ending"
+)]
 
 use std::{
     collections::BTreeSet,
@@ -41,16 +45,30 @@ async fn main() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::try_default().await.unwrap();
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let document = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "generateName": "bench-" } });
-    let namespace = namespaces.create(&PostParams::default(), &serde_json::from_value(document).unwrap()).await.unwrap().name_any();
-    let strategy = Api::<ClusterBuildStrategy>::all(client.clone()).get("buildah").await.unwrap();
-    let bench = Bench { client, namespace, strategy };
+    let document =
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "generateName": "bench-" } });
+    let namespace = namespaces
+        .create(&PostParams::default(), &serde_json::from_value(document).unwrap())
+        .await
+        .unwrap()
+        .name_any();
+    let strategy = Api::<ClusterBuildStrategy>::all(client.clone())
+        .get("buildah")
+        .await
+        .unwrap();
+    let bench = Bench {
+        client,
+        namespace,
+        strategy,
+    };
 
     bench.sequential().await;
     bench.at_once().await;
     bench.requests().await;
     bench.memory().await;
-    let _ = namespaces.delete(&bench.namespace, &DeleteParams::default()).await;
+    let _ = namespaces
+        .delete(&bench.namespace, &DeleteParams::default())
+        .await;
 }
 
 impl Bench {
@@ -71,23 +89,36 @@ impl Bench {
         println!("one at a time, median of {REPEATS} (Git clone, two build steps, archive)");
         println!("  bare pod until its container ended     {ended:6.2} s");
         println!("  bare pod until its phase is Succeeded  {phase:6.2} s");
-        println!("  build until FullyBuilt                 {built:6.2} s   {:.2} x the pod's container", built / ended);
-        println!("  build until Uploaded                   {uploaded:6.2} s   {:.2} bare pods later", (uploaded - built) / ended);
+        println!(
+            "  build until FullyBuilt                 {built:6.2} s   {:.2} x the pod's container",
+            built / ended
+        );
+        println!(
+            "  build until Uploaded                   {uploaded:6.2} s   {:.2} bare pods later",
+            (uploaded - built) / ended
+        );
     }
 
     async fn at_once(&self) {
         let begun = Instant::now();
-        let pods: FuturesUnordered<_> = (0..AT_ONCE).map(async |n| self.time_pod(&format!("many-pods-{n}")).await).collect();
+        let pods: FuturesUnordered<_> = (0..AT_ONCE)
+            .map(async |n| self.time_pod(&format!("many-pods-{n}")).await)
+            .collect();
         pods.collect::<Vec<_>>().await;
         let pods = begun.elapsed().as_secs_f64();
         let begun = Instant::now();
-        let builds: FuturesUnordered<_> = (0..AT_ONCE).map(async |n| self.time_build(&format!("many-builds-{n}")).await).collect();
+        let builds: FuturesUnordered<_> = (0..AT_ONCE)
+            .map(async |n| self.time_build(&format!("many-builds-{n}")).await)
+            .collect();
         let times = builds.collect::<Vec<_>>().await;
         let built = times.iter().map(|time| time.0).fold(0.0, f64::max);
         let builds = begun.elapsed().as_secs_f64();
         println!("{AT_ONCE} at once");
         println!("  bare pods until all have Succeeded     {pods:6.2} s");
-        println!("  builds until all are FullyBuilt        {built:6.2} s   {:.2} x", built / pods);
+        println!(
+            "  builds until all are FullyBuilt        {built:6.2} s   {:.2} x",
+            built / pods
+        );
         println!("  builds until all are Uploaded          {builds:6.2} s");
     }
 
@@ -104,15 +135,22 @@ impl Bench {
             } else {
                 self.time_build("counted-build").await;
             }
-            let name = if what == "bare pod" { "counted-pod" } else { "counted-build" };
+            let name = if what == "bare pod" {
+                "counted-pod"
+            } else {
+                "counted-build"
+            };
             let log = std::fs::read(&path).unwrap();
             let (mut all, mut writes, mut own_writes, mut own_reads) = (0, 0, Vec::new(), 0);
             for line in log[usize::try_from(before).unwrap()..].split(|byte| *byte == b'\n') {
-                let Ok(event) = serde_json::from_slice::<Value>(line) else { continue };
+                let Ok(event) = serde_json::from_slice::<Value>(line) else {
+                    continue;
+                };
                 let verb = event["verb"].as_str().unwrap_or_default();
                 let user = event["user"]["username"].as_str().unwrap_or_default();
                 let about = event["objectRef"]["name"].as_str().unwrap_or_default();
-                let mine = event["objectRef"]["namespace"] == self.namespace.as_str() && (about.starts_with(name) || about.is_empty());
+                let mine = event["objectRef"]["namespace"] == self.namespace.as_str()
+                    && (about.starts_with(name) || about.is_empty());
                 if event["stage"] != "ResponseComplete" || !mine || verb == "watch" {
                     continue;
                 }
@@ -121,7 +159,11 @@ impl Bench {
                 writes += usize::from(write);
                 if user == "system:serviceaccount:slipway-system:slipway" {
                     if write {
-                        let resource = [&event["objectRef"]["resource"], &event["objectRef"]["subresource"]].map(|r| r.as_str().unwrap_or_default());
+                        let resource = [
+                            &event["objectRef"]["resource"],
+                            &event["objectRef"]["subresource"],
+                        ]
+                        .map(|r| r.as_str().unwrap_or_default());
                         own_writes.push(format!("{verb} {}", resource.join("/").trim_end_matches('/')));
                     } else {
                         own_reads += 1;
@@ -130,7 +172,11 @@ impl Bench {
             }
             println!("API requests of one {what}: {all}, of which {writes} writes");
             if what != "bare pod" {
-                println!("  the operator's own: {} writes, {own_reads} reads: {}", own_writes.len(), own_writes.join(", "));
+                println!(
+                    "  the operator's own: {} writes, {own_reads} reads: {}",
+                    own_writes.len(),
+                    own_writes.join(", ")
+                );
             }
         }
     }
@@ -157,7 +203,10 @@ impl Bench {
         });
         copies.buffer_unordered(8).collect::<Vec<_>>().await;
         tokio::time::sleep(Duration::from_secs(5)).await;
-        println!("operator memory: {before} MiB, with {FINISHED} more finished builds {} MiB", operator_memory().unwrap_or_default());
+        println!(
+            "operator memory: {before} MiB, with {FINISHED} more finished builds {} MiB",
+            operator_memory().unwrap_or_default()
+        );
     }
 
     fn recipe(&self) -> Value {
@@ -173,13 +222,31 @@ impl Bench {
         let builds: Api<OCIRecipeBuild> = Api::namespaced(self.client.clone(), &self.namespace);
         let document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild", "metadata": { "name": name }, "spec": { "recipe": self.recipe() } });
         let mut stream = std::pin::pin!(watcher::watch_object(builds.clone(), name).default_backoff());
-        assert!(stream.try_next().await.unwrap().unwrap().is_none(), "the watch is there before the object");
+        assert!(
+            stream.try_next().await.unwrap().unwrap().is_none(),
+            "the watch is there before the object"
+        );
         let begun = Instant::now();
-        builds.create(&PostParams::default(), &serde_json::from_value(document).unwrap()).await.unwrap();
+        builds
+            .create(&PostParams::default(), &serde_json::from_value(document).unwrap())
+            .await
+            .unwrap();
         let mut built = None;
         loop {
-            let Some(status) = stream.try_next().await.unwrap().flatten().and_then(|build| build.status) else { continue };
-            assert!(status.phase != BuildPhase::FailedToBuild, "{name}: {:?}", status.failure);
+            let Some(status) = stream
+                .try_next()
+                .await
+                .unwrap()
+                .flatten()
+                .and_then(|build| build.status)
+            else {
+                continue;
+            };
+            assert!(
+                status.phase != BuildPhase::FailedToBuild,
+                "{name}: {:?}",
+                status.failure
+            );
             if status.phase == BuildPhase::FullyBuilt {
                 let built = *built.get_or_insert_with(|| begun.elapsed().as_secs_f64());
                 if status.registry_upload_status == RegistryUploadStatus::Uploaded {
@@ -193,16 +260,35 @@ impl Bench {
     async fn time_pod(&self, name: &str) -> (f64, f64) {
         let strategy = &self.strategy.spec;
         let mut command: Vec<String> = vec!["sh".into(), "-euc".into()];
-        let fetch = format!("git clone -q --depth 1 {SOURCE} /workspace/source; cd /workspace/source; exec \"$@\"");
+        let fetch =
+            format!("git clone -q --depth 1 {SOURCE} /workspace/source; cd /workspace/source; exec \"$@\"");
         command.extend([fetch, "fetch".into()]);
-        command.extend(strategy.command.iter().filter(|argument| *argument != "$(buildArgs)").map(|a| a.replace('$', "$$")));
+        command.extend(
+            strategy
+                .command
+                .iter()
+                .filter(|argument| *argument != "$(buildArgs)")
+                .map(|a| a.replace('$', "$$")),
+        );
         let variables = [
-            ("SLIPWAY_CONTEXT_PATH", "/workspace/source"), ("SLIPWAY_BUILD_FILE", "/workspace/source/Containerfile"),
-            ("SLIPWAY_OUTPUT", "/workspace/output"), ("SLIPWAY_ARCHIVE", "/workspace/output/image.tar"),
-            ("SLIPWAY_PLATFORM", "linux/amd64"), ("SLIPWAY_PLAIN_HTTP", REGISTRY), ("SOURCE_DATE_EPOCH", "1700000000"),
+            ("SLIPWAY_CONTEXT_PATH", "/workspace/source"),
+            ("SLIPWAY_BUILD_FILE", "/workspace/source/Containerfile"),
+            ("SLIPWAY_OUTPUT", "/workspace/output"),
+            ("SLIPWAY_ARCHIVE", "/workspace/output/image.tar"),
+            ("SLIPWAY_PLATFORM", "linux/amd64"),
+            ("SLIPWAY_PLAIN_HTTP", REGISTRY),
+            ("SOURCE_DATE_EPOCH", "1700000000"),
         ];
-        let mut env: Vec<Value> = variables.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
-        env.extend(strategy.env.iter().map(|variable| json!({ "name": variable.name, "value": variable.value })));
+        let mut env: Vec<Value> = variables
+            .iter()
+            .map(|(name, value)| json!({ "name": name, "value": value }))
+            .collect();
+        env.extend(
+            strategy
+                .env
+                .iter()
+                .map(|variable| json!({ "name": variable.name, "value": variable.value })),
+        );
         let document = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
             "spec": {
@@ -225,13 +311,30 @@ impl Bench {
         });
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let mut stream = std::pin::pin!(watcher::watch_object(pods.clone(), name).default_backoff());
-        assert!(stream.try_next().await.unwrap().unwrap().is_none(), "the watch is there before the object");
+        assert!(
+            stream.try_next().await.unwrap().unwrap().is_none(),
+            "the watch is there before the object"
+        );
         let begun = Instant::now();
-        pods.create(&PostParams::default(), &serde_json::from_value(document).unwrap()).await.unwrap();
+        pods.create(&PostParams::default(), &serde_json::from_value(document).unwrap())
+            .await
+            .unwrap();
         let mut ended = None;
         loop {
-            let Some(status) = stream.try_next().await.unwrap().flatten().and_then(|pod| pod.status) else { continue };
-            let states = status.container_statuses.iter().flatten().filter_map(|c| c.state.as_ref()?.terminated.as_ref());
+            let Some(status) = stream
+                .try_next()
+                .await
+                .unwrap()
+                .flatten()
+                .and_then(|pod| pod.status)
+            else {
+                continue;
+            };
+            let states = status
+                .container_statuses
+                .iter()
+                .flatten()
+                .filter_map(|c| c.state.as_ref()?.terminated.as_ref());
             for state in states {
                 assert!(state.exit_code == 0, "{name}: exit code {}", state.exit_code);
                 ended.get_or_insert_with(|| begun.elapsed().as_secs_f64());
@@ -250,7 +353,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn audit_log() -> Option<std::path::PathBuf> {
-    let path = std::path::PathBuf::from(std::env::var_os("KUBECONFIG")?).parent()?.join("log/audit.log");
+    let path = std::path::PathBuf::from(std::env::var_os("KUBECONFIG")?)
+        .parent()?
+        .join("log/audit.log");
     path.exists().then_some(path)
 }
 

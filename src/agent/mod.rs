@@ -4,6 +4,7 @@
 //! termination message. Nothing here talks to the API server.
 
 pub mod collect;
+mod docker_config;
 pub mod fetch;
 pub mod gate;
 pub mod plan;

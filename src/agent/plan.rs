@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     image::{Digest, Platform},
     record::BuildIdentity,
+    registry::ClientOptions,
 };
 
 pub use crate::registry::TagPolicy;
@@ -27,9 +28,36 @@ pub struct FetchPlan {
     /// The folder at which the Secret with the credentials is mounted: `username` and `password`,
     /// `ssh-privatekey` and `known_hosts`, or `.dockerconfigjson`.
     pub credentials_dir: Option<String>,
-    /// Registries (`host[:port]`) that may be spoken to without TLS, for artifacts.
+    /// What the cluster's policies say of registries, for artifacts.
     #[serde(default)]
+    pub registries: Registries,
+}
+
+/// What the cluster's policies say of registries, by `host[:port]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Registries {
+    /// Those that may be spoken to without TLS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plain_http: Vec<String>,
+    /// Certificates in PEM that are trusted beside the public ones.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub roots: BTreeMap<String, String>,
+}
+
+impl Registries {
+    /// A client's options that follow from the policies.
+    pub fn options(&self) -> ClientOptions {
+        ClientOptions {
+            plain_http: self.plain_http.iter().cloned().collect(),
+            extra_roots: self
+                .roots
+                .iter()
+                .map(|(host, pem)| (host.clone(), pem.clone().into_bytes()))
+                .collect(),
+            ..ClientOptions::default()
+        }
+    }
 }
 
 /// Where a source comes from.
@@ -91,9 +119,9 @@ pub struct PushPlan {
     pub source: PushSource,
     /// Where to; each stands or falls alone.
     pub targets: Vec<PushTarget>,
-    /// Registries (`host[:port]`) that may be spoken to without TLS.
+    /// What the cluster's policies say of registries.
     #[serde(default)]
-    pub plain_http: Vec<String>,
+    pub registries: Registries,
     /// The platforms of an index that are pushed; all when empty.
     #[serde(default)]
     pub platforms: Vec<Platform>,

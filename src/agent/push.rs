@@ -4,24 +4,18 @@
 //! Long waits are not its business: a registry that wants to be left alone is reported, and the controller
 //! comes back when it said.
 
-use std::{collections::BTreeSet, io, path::Path};
-
 use super::{
+    docker_config::credentials,
     plan::{PushPlan, PushSource, PushTarget},
     report::{MESSAGE_LIMIT, PushReport, TargetReport},
 };
 use crate::{
     record::{Failure, Reason},
     registry::{
-        BlobCounters, Client, ClientOptions, CopyError, Credentials, Image, Listener, Outcome, Reference,
-        RegistryError, Repository, Target, push_all, read_image,
+        BlobCounters, Client, ClientOptions, CopyError, Image, Listener, Outcome, Reference, RegistryError,
+        Repository, Target, push_all, read_image,
     },
 };
-
-/// A Secret's docker configuration, under the names that Kubernetes and docker give it.
-const CONFIGURATIONS: [&str; 2] = [".dockerconfigjson", "config.json"];
-/// Kubernetes' own limit on a Secret.
-const CONFIGURATION_LIMIT: u64 = 1 << 20;
 
 /// Pushes as planned.
 pub async fn run(plan: PushPlan) -> PushReport {
@@ -35,10 +29,7 @@ pub async fn run_watched(plan: PushPlan, listener: Option<Listener>) -> PushRepo
         failure: None,
         targets: plan.targets.iter().map(|_| untouched()).collect(),
     };
-    let options = ClientOptions {
-        plain_http: plan.plain_http.iter().cloned().collect::<BTreeSet<_>>(),
-        ..ClientOptions::default()
-    };
+    let options = plan.registries.options();
     push(&plan, options, listener, &mut report).await;
     fit(&mut report);
     report
@@ -144,36 +135,6 @@ fn target(source: &Repository, planned: &PushTarget) -> Result<Target, Failure> 
     })
 }
 
-/// The docker configuration in a mounted Secret; nobody's without one.
-fn credentials(directory: Option<&str>) -> Result<Credentials, Failure> {
-    let Some(directory) = directory else {
-        return Ok(Credentials::anonymous());
-    };
-    let missing = |problem: String| Failure::new(Reason::SecretMissing, problem);
-    for name in CONFIGURATIONS {
-        let path = Path::new(directory).join(name);
-        let json = match read_bounded(&path) {
-            Ok(json) => json,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(missing(format!("the Secret's {name} cannot be read: {error}"))),
-        };
-        return Credentials::from_docker_config(&json).map_err(|error| missing(error.to_string()));
-    }
-    Err(missing(
-        "the Secret has no .dockerconfigjson; create it with `kubectl create secret docker-registry`"
-            .to_owned(),
-    ))
-}
-
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    use io::Read as _;
-    let mut json = Vec::new();
-    std::fs::File::open(path)?
-        .take(CONFIGURATION_LIMIT)
-        .read_to_end(&mut json)?;
-    Ok(json)
-}
-
 fn untouched() -> TargetReport {
     TargetReport {
         failure: None,
@@ -249,6 +210,7 @@ mod tests {
     use http::Method;
 
     use super::*;
+    use crate::agent::plan::Registries;
     use crate::{
         image::Digest,
         registry::{
@@ -267,7 +229,10 @@ mod tests {
     fn plan(from: &FaultRegistry, reference: &str, targets: Vec<PushTarget>) -> PushPlan {
         let host = |target: &PushTarget| target.repository.split('/').next().unwrap_or_default().to_owned();
         PushPlan {
-            plain_http: targets.iter().map(host).chain([from.host()]).collect(),
+            registries: Registries {
+                plain_http: targets.iter().map(host).chain([from.host()]).collect(),
+                ..Registries::default()
+            },
             source: PushSource {
                 registry: from.host(),
                 repository: "src".into(),

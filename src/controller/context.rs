@@ -21,6 +21,7 @@ use super::{
     staging::Staging,
 };
 use crate::{
+    agent::plan::Registries,
     api::v1alpha1::{
         BuildStrategy, ClusterBuildStrategy, OCIRecipe, OCIRecipeBuild, RegistryPolicy, RegistryPush,
         UserNamespaceUse,
@@ -249,19 +250,23 @@ impl Context {
         }
     }
 
-    /// Registries that policies let be spoken to without TLS.
-    pub fn plain_http(&self) -> Vec<String> {
-        let mut origins: Vec<String> = self
-            .stores
-            .policies
-            .state()
+    /// What policies say of registries.
+    pub fn registries(&self) -> Registries {
+        let policies = self.stores.policies.state();
+        let mut plain_http: Vec<String> = policies
             .iter()
             .filter(|p| p.spec.plain_http)
             .map(|p| p.spec.origin.clone())
             .collect();
-        origins.sort();
-        origins.dedup();
-        origins
+        plain_http.sort();
+        plain_http.dedup();
+        let roots = policies
+            .iter()
+            .filter_map(|p| Some((p.spec.origin.clone(), p.spec.ca_bundle.clone()?)));
+        Registries {
+            plain_http,
+            roots: roots.collect(),
+        }
     }
 
     /// Publishes events; one that cannot be published is only logged.

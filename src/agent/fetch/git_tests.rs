@@ -1,5 +1,6 @@
 //! Fetching over http from real repositories.
 
+use crate::agent::plan::Registries;
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use rstest::rstest;
@@ -30,7 +31,7 @@ impl Pod {
                 context_dir: "app".into(),
                 build_file: Some("Containerfile".into()),
                 credentials_dir: None,
-                plain_http: Vec::new(),
+                registries: Registries::default(),
             },
         }
     }

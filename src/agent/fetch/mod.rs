@@ -9,10 +9,6 @@ mod diagnosis;
 mod git;
 mod git_command;
 mod git_url;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "used once artifacts are read from a registry")
-)]
 mod layer;
 mod tree;
 
@@ -79,7 +75,13 @@ async fn fetch(plan: &FetchPlan, workspace: &Workspace, delays: &[Duration]) -> 
             git::fetch(&wanted, credentials_dir, &source, delays).await?
         }
         FetchSource::Artifact { reference } => {
-            artifact::fetch(reference, credentials_dir, &plan.plain_http, &source).await?
+            artifact::fetch(
+                reference,
+                plan.credentials_dir.as_deref(),
+                &plan.registries,
+                &source,
+            )
+            .await?
         }
         FetchSource::Inline { files } => tree::write_inline(files, &source)?,
     };

@@ -107,7 +107,7 @@ async fn apply(build: &OCIRecipeBuild, decision: &Decision, context: &Context) -
                 image: context.settings.image.clone(),
                 gate: context.gate(),
                 staging: context.staging.target(&namespace),
-                plain_http: context.plain_http(),
+                registries: context.registries(),
             };
             let wanted = pod::pod(build, inputs, &entry.platform, entry.attempt, &settings);
             // The name has the build's UID and the attempt in it: one that exists is this attempt's.

@@ -16,7 +16,7 @@ use super::pod_report::{BUILD, COLLECT, FETCH};
 use crate::{
     agent::{
         gate::{CONTEXT_VARIABLE, SOURCE_DATE_EPOCH_VARIABLE},
-        plan::{CollectPlan, FetchPlan, FetchSource, StagingTarget},
+        plan::{CollectPlan, FetchPlan, FetchSource, Registries, StagingTarget},
         workspace::MOUNT,
     },
     api::{
@@ -55,8 +55,8 @@ pub struct PodSettings {
     pub gate: GateDelivery,
     /// Where this namespace's layers go.
     pub staging: StagingTarget,
-    /// Registries that may be spoken to without TLS.
-    pub plain_http: Vec<String>,
+    /// What the cluster's policies say of registries.
+    pub registries: Registries,
 }
 
 /// The name of the pod of an attempt.
@@ -169,7 +169,7 @@ fn fetch(
         context_dir: recipe.context_dir.clone(),
         build_file: strategy.needs_build_file.then(|| recipe.build_file.clone()),
         credentials_dir: credentials.then(|| CREDENTIALS.to_owned()),
-        plain_http: settings.plain_http.clone(),
+        registries: settings.registries.clone(),
     };
     let mut mounts = vec![mount("workspace", MOUNT, false)];
     if credentials {
@@ -206,7 +206,10 @@ fn build(
         .map(|fact| variable(fact.variable, escaped(&fact.value)))
         .collect();
     env.push(variable(CONTEXT_VARIABLE, escaped(&recipe.context_dir)));
-    env.push(variable("SLIPWAY_PLAIN_HTTP", settings.plain_http.join(",")));
+    env.push(variable(
+        "SLIPWAY_PLAIN_HTTP",
+        settings.registries.plain_http.join(","),
+    ));
     match recipe.source_date_epoch {
         Some(seconds) => env.push(variable("SOURCE_DATE_EPOCH", seconds.to_string())),
         None => env.push(variable(SOURCE_DATE_EPOCH_VARIABLE, "commit")),

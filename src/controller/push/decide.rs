@@ -328,11 +328,7 @@ impl<'a> Pass<'a> {
             return self.finish(None);
         }
         for entry in &mut self.status.targets {
-            entry.plain_http = self
-                .seen
-                .plain_http
-                .iter()
-                .any(|origin| origin == origin_of(&entry.repository));
+            entry.plain_http = is_plain(self.seen, &entry.repository);
         }
         self.status.attempt += 1;
         self.status.pod = Some(name(&self.seen.push, self.status.attempt));
@@ -343,19 +339,12 @@ impl<'a> Pass<'a> {
 
     /// Whether a waiting target would be spoken to otherwise than in its latest attempt.
     fn policies_changed(&self) -> bool {
-        let waiting = self
+        let mut waiting = self
             .status
             .targets
             .iter()
             .filter(|t| t.state == TargetState::Pending);
-        waiting.into_iter().any(|t| {
-            t.plain_http
-                != self
-                    .seen
-                    .plain_http
-                    .iter()
-                    .any(|origin| origin == origin_of(&t.repository))
-        })
+        waiting.any(|target| target.plain_http != is_plain(self.seen, &target.repository))
     }
 
     fn create(&mut self) {
@@ -380,7 +369,7 @@ impl<'a> Pass<'a> {
         PushPlan {
             source: source.clone(),
             targets: targets.collect(),
-            plain_http: self.seen.plain_http.clone(),
+            registries: self.seen.registries.clone(),
             platforms: self
                 .seen
                 .push
@@ -472,6 +461,14 @@ impl<'a> Pass<'a> {
             next: self.next,
         }
     }
+}
+
+/// Whether policies let this target be spoken to without TLS.
+fn is_plain(seen: &Observed, repository: &str) -> bool {
+    seen.registries
+        .plain_http
+        .iter()
+        .any(|origin| origin == origin_of(repository))
 }
 
 fn origin_of(repository: &str) -> &str {

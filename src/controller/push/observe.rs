@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kube::ResourceExt as _;
 
 use crate::{
-    agent::plan::PushSource,
+    agent::plan::{PushSource, Registries},
     api::v1alpha1::{BuildPhase, RegistryAccess, RegistryPush},
     controller::{build::status::owned_by, context::Context},
     image::Digest,
@@ -28,8 +28,8 @@ pub struct Observed {
     pub pod_was_seen: bool,
     /// What the kubelet says of a volume that it cannot mount.
     pub mount_trouble: Option<String>,
-    /// Registries that may be spoken to without TLS.
-    pub plain_http: Vec<String>,
+    /// What the cluster's policies say of registries, staging included.
+    pub registries: Registries,
     /// Registries that may not be pushed to.
     pub denied: Vec<String>,
 }
@@ -64,9 +64,9 @@ pub fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
         .filter(|p| p.spec.access == RegistryAccess::Denied)
         .map(|p| p.spec.origin.clone());
     let target = context.staging.target(&namespace);
-    let mut plain_http = context.plain_http();
-    if target.plain_http && !plain_http.contains(&target.registry) {
-        plain_http.push(target.registry.clone());
+    let mut registries = context.registries();
+    if target.plain_http && !registries.plain_http.contains(&target.registry) {
+        registries.plain_http.push(target.registry.clone());
     }
     Observed {
         source: source(&push, &namespace, context),
@@ -75,7 +75,7 @@ pub fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
             .as_ref()
             .and_then(|pod| context.stores.mount_trouble(&pod.uid)),
         pod,
-        plain_http,
+        registries,
         denied: denied.collect(),
         push,
     }
