@@ -20,8 +20,8 @@ use crate::{
     api::{
         REQUEST_ANNOTATION,
         v1alpha1::{
-            BuildInputs, BuildPhase, OCIRecipeBuildStatus, PlatformState, PlatformStatus, UserNamespaceNeed,
-            UserNamespaceUse,
+            BuildInputs, BuildPhase, BuildStrategySpec, OCIRecipeBuildStatus, PlatformState, PlatformStatus,
+            Seccomp, StrategyKind, UserNamespaceNeed, UserNamespaceUse,
         },
     },
     controller::{next::Next, request::Request},
@@ -224,7 +224,7 @@ impl<'a> Pass<'a> {
                 return false;
             }
         };
-        let user_namespace = match (strategy.user_namespace, self.seen.user_namespaces) {
+        let user_namespace = match (need(strategy, reference.kind), self.seen.user_namespaces) {
             (UserNamespaceNeed::Unwanted, _) => UserNamespaceUse::NotWanted,
             (_, UserNamespaceUse::Used) => UserNamespaceUse::Used,
             (UserNamespaceNeed::Preferred, absent) => absent,
@@ -497,6 +497,25 @@ impl<'a> Pass<'a> {
             step: self.step,
             next: self.next,
         }
+    }
+}
+
+/// Whether a strategy runs in a user namespace only.
+///
+/// A strategy of a namespace is its tenants' own: what would make it root of the node counts inside a user
+/// namespace or not at all. The cluster's administrator may decide otherwise for a ClusterBuildStrategy.
+fn need(strategy: &BuildStrategySpec, kind: StrategyKind) -> UserNamespaceNeed {
+    let security = &strategy.security;
+    let strong = security
+        .capabilities
+        .iter()
+        .any(|capability| capability == "SYS_ADMIN" || capability == "MKNOD")
+        || security.seccomp == Seccomp::Unconfined
+        || security.unmasked_proc
+        || security.allow_privilege_escalation;
+    match kind {
+        StrategyKind::BuildStrategy if strong => UserNamespaceNeed::Required,
+        _ => strategy.user_namespace,
     }
 }
 

@@ -209,6 +209,23 @@ fn a_strategy_that_needs_a_user_namespace_fails_where_no_node_offers_one() {
     assert_eq!(decision.step, Step::Nothing);
 }
 
+#[rstest]
+#[case::tenants_own(StrategyKind::BuildStrategy, true)]
+#[case::administrators(StrategyKind::ClusterBuildStrategy, false)]
+fn a_tenants_strategy_with_power_over_the_node_needs_a_user_namespace_whatever_it_says(
+    #[case] kind: StrategyKind,
+    #[case] fails: bool,
+) {
+    let mut seen = observed(build(&["linux/amd64"]));
+    seen.user_namespaces = UserNamespaceUse::NoNodeOffersIt;
+    seen.recipe.as_mut().unwrap().spec.strategy_ref.kind = kind;
+    let strategy = seen.strategy.as_mut().unwrap();
+    strategy.user_namespace = UserNamespaceNeed::Unwanted;
+    strategy.security.capabilities = vec!["SYS_ADMIN".into()];
+    let failure = decide(&seen, NOW).status.failure.map(|failure| failure.reason);
+    assert_eq!(failure, fails.then_some(Reason::UserNamespacesMissing));
+}
+
 #[test]
 fn a_record_with_an_image_and_a_root_that_staging_serves_is_fully_built_and_pushed() {
     let report = CollectReport::Recorded {
