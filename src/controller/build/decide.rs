@@ -11,10 +11,9 @@ use kube::ResourceExt as _;
 
 use super::{
     image,
-    observe::{Observed, SeenPlatform, StagedRecord, StagedRoot},
-    pod,
-    pod_report::{BuildPod, fetched, reduce},
-    status,
+    observe::{Observed, SeenPlatform, StagedRoot},
+    platform::{self, PodEffect, STAGING_RETRY},
+    pod, status,
 };
 use crate::{
     api::{
@@ -26,15 +25,8 @@ use crate::{
     },
     controller::{next::Next, request::Request},
     image::{Digest, Platform},
-    kubernetes::pod::SeenPod,
-    record::{Failure, FailureClass, Reason},
+    record::{Failure, Reason},
 };
-
-/// Attempts that the cluster may spoil before a platform fails.
-const INFRASTRUCTURE_ATTEMPTS: i32 = 3;
-
-/// How soon staging is asked again when it did not answer.
-const STAGING_RETRY: Duration = Duration::from_secs(2);
 
 /// At most one external effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +93,7 @@ pub fn refused(seen: &Observed, decision: Decision, message: &str, now: Timestam
             format!("The cluster refused the build's pod: {message}"),
         );
         if let Some(status) = pass.status.platforms.get_mut(platform) {
-            fail(status, failure, now);
+            platform::fail(status, failure, now);
         }
         pass.conclude();
     } else {
@@ -265,25 +257,25 @@ impl<'a> Pass<'a> {
     }
 
     fn platform(&mut self, index: usize) {
-        let status = &mut self.status.platforms[index];
+        let entry = &mut self.status.platforms[index];
         let absent = SeenPlatform::default();
-        let seen = self.seen.platforms.get(&status.platform).unwrap_or(&absent);
-        let step = next_of_platform(
-            status,
-            seen,
-            index,
-            &mut self.waiting,
-            &mut self.status.revision,
-            self.now,
-        );
-        if let Some(wait) = step.retry {
+        let seen = self.seen.platforms.get(&entry.platform).unwrap_or(&absent);
+        let need = platform::decide(entry, seen, self.now);
+        if need.revision.is_some() {
+            self.status.revision = need.revision;
+        }
+        if let Some((reason, text)) = need.waiting {
+            self.waiting = Some((reason.as_str(), text));
+        }
+        if let Some(wait) = need.look_again {
             self.next = Next::After(wait);
         }
-        if self.step == Step::Nothing {
-            self.step = step.step;
-        } else if step.step != Step::Nothing {
-            // Its intent is in the status; the next pass, which the first step causes, takes it.
-            self.next = Next::Now;
+        match need.effect {
+            // Its intent is in the status; the next pass takes it.
+            Some(_) if self.step != Step::Nothing => self.next = Next::Now,
+            Some(PodEffect::Create) => self.step = Step::CreatePod { platform: index },
+            Some(PodEffect::Delete { name, uid }) => self.step = Step::DeletePod { name, uid },
+            None => {}
         }
     }
 
@@ -517,155 +509,6 @@ fn need(strategy: &BuildStrategySpec, kind: StrategyKind) -> UserNamespaceNeed {
         StrategyKind::BuildStrategy if strong => UserNamespaceNeed::Required,
         _ => strategy.user_namespace,
     }
-}
-
-struct PlatformStep {
-    step: Step,
-    retry: Option<Duration>,
-}
-
-fn next_of_platform(
-    status: &mut PlatformStatus,
-    seen: &SeenPlatform,
-    index: usize,
-    waiting: &mut Option<(&'static str, String)>,
-    revision: &mut Option<crate::record::Revision>,
-    now: Timestamp,
-) -> PlatformStep {
-    let nothing = PlatformStep {
-        step: Step::Nothing,
-        retry: None,
-    };
-    let act = |step| PlatformStep { step, retry: None };
-    match status.state {
-        PlatformState::Built | PlatformState::Cancelled => nothing,
-        PlatformState::Failed => match &seen.pod {
-            Some(pod) if pod.is_live() && !pod.deleting => act(Step::DeletePod {
-                name: pod.name.clone(),
-                uid: pod.uid.clone(),
-            }),
-            _ => nothing,
-        },
-        PlatformState::Pending => match &seen.pod {
-            // The pod of an earlier attempt must be gone before the next one begins.
-            Some(pod) if pod.is_live() && !pod.deleting => act(Step::DeletePod {
-                name: pod.name.clone(),
-                uid: pod.uid.clone(),
-            }),
-            Some(pod) if pod.is_live() => nothing,
-            _ => {
-                begin_attempt(status, now);
-                act(Step::CreatePod { platform: index })
-            }
-        },
-        PlatformState::Building => match (&seen.record, &seen.pod) {
-            (StagedRecord::Read(record), pod) => {
-                if let Some(fetched) = pod.as_ref().and_then(fetched) {
-                    *revision = Some(fetched);
-                }
-                status::take_record(status, record, pod.as_ref(), now);
-                nothing
-            }
-            (StagedRecord::Unavailable(error), _) => {
-                *waiting = Some((
-                    Reason::StagingUnavailable.as_str(),
-                    format!("Waiting for the staging registry: {error}"),
-                ));
-                PlatformStep {
-                    step: Step::Nothing,
-                    retry: Some(STAGING_RETRY),
-                }
-            }
-            (StagedRecord::Invalid(error), _) => spoil(
-                status,
-                Failure::new(Reason::RecordInvalid, error.clone()),
-                index,
-                seen,
-                now,
-            ),
-            (StagedRecord::None, None) if seen.pod_was_seen => {
-                let text = "The build's pod was deleted before its result was known.";
-                spoil(
-                    status,
-                    Failure::new(Reason::BuildPodDeleted, text),
-                    index,
-                    seen,
-                    now,
-                )
-            }
-            (StagedRecord::None, None) => act(Step::CreatePod { platform: index }),
-            (StagedRecord::None, Some(pod)) => {
-                match reduce(pod, seen.mount_trouble.as_deref()) {
-                    BuildPod::Waiting(reason, message) => {
-                        *waiting = Some((reason.as_str(), message));
-                        nothing
-                    }
-                    BuildPod::Starting | BuildPod::Running => nothing,
-                    // The record is read when the next pass observes.
-                    BuildPod::Reported(_) => PlatformStep {
-                        step: Step::Nothing,
-                        retry: Some(Duration::ZERO),
-                    },
-                    BuildPod::Broken(failure) if failure.class == FailureClass::Infrastructure => {
-                        spoil(status, failure, index, seen, now)
-                    }
-                    BuildPod::Broken(failure) => {
-                        fail(status, failure, now);
-                        match &seen.pod {
-                            Some(pod) if pod.is_live() && !pod.deleting => act(Step::DeletePod {
-                                name: pod.name.clone(),
-                                uid: pod.uid.clone(),
-                            }),
-                            _ => nothing,
-                        }
-                    }
-                }
-            }
-        },
-    }
-}
-
-fn begin_attempt(status: &mut PlatformStatus, now: Timestamp) {
-    status.state = PlatformState::Building;
-    status.attempt += 1;
-    status.started_at = Some(Time(now));
-    status.finished_at = None;
-}
-
-fn fail(status: &mut PlatformStatus, failure: Failure, now: Timestamp) {
-    status.state = PlatformState::Failed;
-    status.failure = Some(failure);
-    status.finished_at = Some(Time(now));
-}
-
-/// An attempt that the cluster spoiled: another one follows while any are left.
-fn spoil(
-    status: &mut PlatformStatus,
-    failure: Failure,
-    index: usize,
-    seen: &SeenPlatform,
-    now: Timestamp,
-) -> PlatformStep {
-    status.infrastructure_failures += 1;
-    if status.infrastructure_failures >= INFRASTRUCTURE_ATTEMPTS {
-        let mut failure = failure;
-        failure.message = format!(
-            "{} Given up after {} such attempts; request the build again when the cause is mended.",
-            failure.message, INFRASTRUCTURE_ATTEMPTS
-        );
-        fail(status, failure, now);
-        return PlatformStep {
-            step: Step::Nothing,
-            retry: Some(Duration::ZERO),
-        };
-    }
-    status.failure = Some(failure);
-    status.state = PlatformState::Pending;
-    let absent = SeenPlatform {
-        pod: seen.pod.clone().filter(SeenPod::is_live),
-        ..SeenPlatform::default()
-    };
-    next_of_platform(status, &absent, index, &mut None, &mut None, now)
 }
 
 #[cfg(test)]

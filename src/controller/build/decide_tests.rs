@@ -11,7 +11,7 @@ use crate::{
     agent::report::CollectReport,
     api::v1alpha1::OCIRecipeBuild,
     controller::build::{
-        observe::SeenRecipe,
+        observe::{SeenRecipe, StagedRecord},
         pod_report::{BUILD, COLLECT},
     },
     image::{Descriptor, media_type},

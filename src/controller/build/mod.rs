@@ -3,6 +3,7 @@
 pub mod decide;
 pub mod image;
 pub mod observe;
+mod platform;
 pub mod pod;
 pub mod pod_report;
 pub mod status;
