@@ -121,6 +121,9 @@ async fn ask(client: &Client, document: &Value) -> Result<(), String> {
 #[case::same_rule_twice(json!({ "pushRules": [{ "repository": "example.test/a" }, { "repository": "example.test/a" }] }), "two push rules name the same repository")]
 #[case::timeout(json!({ "timeoutSeconds": 1 }), "spec.timeoutSeconds")]
 #[case::unknown_trigger(json!({ "trigger": "Sometimes" }), "spec.trigger")]
+#[case::control_plane_label(json!({ "nodeSelector": { "node-role.kubernetes.io/control-plane": "" } }), "builds run on worker nodes")]
+#[case::control_plane_taint(json!({ "tolerations": [{ "key": "node-role.kubernetes.io/control-plane", "operator": "Exists" }] }), "builds run on worker nodes")]
+#[case::every_taint(json!({ "tolerations": [{ "operator": "Exists" }] }), "spec.tolerations[0].key")]
 #[case::memory(json!({ "resources": { "memory": "lots" } }), "spec.resources.memory")]
 #[tokio::test]
 async fn a_recipe_that_cannot_be_built_is_refused_with_the_field_and_what_to_do(

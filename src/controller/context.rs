@@ -23,11 +23,12 @@ use super::{
 use crate::{
     agent::plan::Registries,
     api::v1alpha1::{
-        BuildStrategy, ClusterBuildStrategy, OCIRecipe, OCIRecipeBuild, RegistryPolicy, RegistryPush,
-        UserNamespaceUse,
+        BuildStrategy, ClusterBuildStrategy, OCIRecipe, OCIRecipeBuild, RegistryAccess, RegistryPolicy,
+        RegistryPush, UserNamespaceUse,
     },
     controller::build::status::owned_by,
     kubernetes::{cluster::Cluster, own_writes::OwnWrites, watches::key},
+    registry::normal_origin,
 };
 
 /// How the gate gets into build containers.
@@ -80,7 +81,8 @@ pub struct MountTroubles {
 
 impl MountTroubles {
     /// Keeps what an event says; an hour is longer than any build waits by default.
-    pub fn note(&self, pod_uid: String, message: String) {
+    pub fn note(&self, pod_uid: String, message: &str) {
+        let message: String = message.chars().take(1024).collect();
         let mut by_pod = self.by_pod.lock().unwrap_or_else(PoisonError::into_inner);
         by_pod.retain(|_, (_, at)| at.elapsed() < Duration::from_secs(3600));
         by_pod.insert(pod_uid, (message, Instant::now()));
@@ -267,6 +269,15 @@ impl Context {
             plain_http,
             roots: roots.collect(),
         }
+    }
+
+    /// Origins that policies deny, in their one spelling.
+    pub fn denied_origins(&self) -> Vec<String> {
+        let policies = self.stores.policies.state();
+        let denied = policies
+            .iter()
+            .filter(|policy| policy.spec.access == RegistryAccess::Denied);
+        denied.map(|policy| normal_origin(&policy.spec.origin)).collect()
     }
 
     /// Publishes events; one that cannot be published is only logged.

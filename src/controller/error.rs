@@ -15,6 +15,11 @@ pub enum Error {
     /// The API server refused or did not answer.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    /// The API server made a pod without the user namespace that was asked for.
+    #[error(
+        "the API server dropped hostUsers: it offers no user namespaces, although a node says so; use Kubernetes 1.33 or later"
+    )]
+    UserNamespaceDropped,
     /// The staging registry refused or did not answer.
     #[error("staging: {0}")]
     Staging(#[from] RegistryError),
@@ -35,6 +40,7 @@ impl Error {
     /// The kind of trouble.
     pub fn class(&self) -> Class {
         match self {
+            Self::UserNamespaceDropped => Class::Refusal,
             Self::Cluster(error) if error.is_refusal() => Class::Refusal,
             Self::Cluster(_) => Class::Cluster,
             Self::Staging(_) => Class::Staging,

@@ -344,10 +344,13 @@ fn watch_mounts(client: &Client, scope: Option<&str>, queues: &Queues, pods: &St
                 about.namespace.as_deref().unwrap_or_default(),
                 about.name.as_deref().unwrap_or_default(),
             );
-            let (Some(uid), Some(pod)) = (about.uid.clone(), pods.get(&key)) else {
+            // The event's author may write any UID into it; the pod's own is what counts.
+            let Some((uid, pod)) = pods.get(&key).and_then(|pod| Some((pod.uid()?, pod))) else {
                 return;
             };
-            troubles.note(uid, event.message.clone().unwrap_or_default());
+            if about.uid.as_ref() == Some(&uid) {
+                troubles.note(uid, event.message.as_deref().unwrap_or_default());
+            }
             queues.pod_changed(&pod);
         }
     });

@@ -45,16 +45,19 @@ pub fn seccomp(kind: &str, file: Option<&str>) -> SeccompProfile {
     }
 }
 
-/// A container of Slipway's own image that runs one agent on one plan.
+/// A container of Slipway's own image that runs one agent on one plan, with the volume that is its `/tmp` and
+/// the memory that a hostile server or archive may make it use.
 pub fn agent(
     name: &str,
+    tmp: &str,
+    memory: &str,
     image: &str,
     arguments: &[&str],
     plan: &impl Serialize,
     mounts: Vec<VolumeMount>,
 ) -> Container {
     let mut mounts = mounts;
-    mounts.push(mount("tmp", "/tmp", false));
+    mounts.push(mount(tmp, "/tmp", false));
     Container {
         name: name.to_owned(),
         image: Some(image.to_owned()),
@@ -64,7 +67,10 @@ pub fn agent(
             PLAN_VARIABLE,
             escaped(&serde_json::to_string(plan).unwrap_or_default()),
         )]),
-        resources: Some(resources(&[("cpu", "50m"), ("memory", "64Mi")], &[])),
+        resources: Some(resources(
+            &[("cpu", "50m"), ("memory", "64Mi")],
+            &[("memory", memory)],
+        )),
         security_context: Some(restricted()),
         termination_message_policy: Some("File".into()),
         volume_mounts: Some(mounts),
@@ -144,6 +150,15 @@ pub fn scratch(name: &str, limit: Option<&str>) -> Volume {
         }),
         ..Volume::default()
     }
+}
+
+/// An empty folder in the node's memory.
+pub fn in_memory(name: &str, limit: &str) -> Volume {
+    let mut volume = scratch(name, Some(limit));
+    if let Some(folder) = &mut volume.empty_dir {
+        folder.medium = Some("Memory".into());
+    }
+    volume
 }
 
 /// A Secret that the kubelet, not the operator, reads.

@@ -28,7 +28,7 @@ pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::{Operation, Place, RegistryError};
 pub use manifest::RawManifest;
 pub use pace::Backoff;
-pub use reference::{Reference, ReferenceError};
+pub use reference::{Reference, ReferenceError, normal_origin};
 pub use source::{BlobSource, ByteStream, BytesSource, FileSource, RepositoryBlob};
 pub use upload::{Mount, PendingUpload, UploadSession, Uploaded};
 

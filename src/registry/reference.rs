@@ -174,6 +174,23 @@ impl fmt::Display for Reference {
     }
 }
 
+/// A registry's origin in the one spelling that rules are compared in: lower case, no trailing dot, no port that
+/// is the default, and one name for Docker Hub's.
+pub fn normal_origin(registry: &str) -> String {
+    let lower = registry.to_ascii_lowercase();
+    let (host, port) = lower
+        .split_once(':')
+        .map_or((lower.as_str(), None), |(host, port)| (host, Some(port)));
+    let host = match host.trim_end_matches('.') {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        host => host,
+    };
+    match port {
+        None | Some("443" | "80") => host.to_owned(),
+        Some(port) => format!("{host}:{port}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -256,5 +273,14 @@ mod tests {
             Reference::repository("r.io/a:x"),
             Err(ReferenceError::NotARepository { .. })
         ));
+    }
+
+    #[rstest::rstest]
+    #[case::case_and_dot("GHCR.io.", "ghcr.io")]
+    #[case::default_port("ghcr.io:443", "ghcr.io")]
+    #[case::own_port("Registry.test:5000", "registry.test:5000")]
+    #[case::docker("index.docker.io", "docker.io")]
+    fn rules_are_compared_in_one_spelling(#[case] written: &str, #[case] normal: &str) {
+        assert_eq!(normal_origin(written), normal);
     }
 }

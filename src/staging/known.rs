@@ -16,7 +16,7 @@ use super::{
     StagingError, Store,
     artifact::{self, File},
 };
-use crate::image::{Digest, json};
+use crate::image::{Digest, json, media_type};
 
 /// The tag of the index in its repository.
 const TAG: &str = "slipway-layers";
@@ -44,6 +44,24 @@ pub struct KnownLayer {
     /// When a build last used it, seconds since 1970.
     #[serde(default)]
     pub used: u64,
+}
+
+impl KnownLayer {
+    /// Whether this is what a collector writes. The index is read from a registry, and what is in it goes into
+    /// manifests and statuses.
+    fn is_plausible(&self) -> bool {
+        const KINDS: [&str; 6] = [
+            media_type::OCI_LAYER,
+            media_type::OCI_LAYER_GZIP,
+            media_type::OCI_LAYER_ZSTD,
+            media_type::DOCKER_LAYER,
+            media_type::DOCKER_LAYER_GZIP,
+            "application/vnd.docker.image.rootfs.diff.tar.zstd",
+        ];
+        KINDS.contains(&self.media_type.as_str())
+            && self.source.len() <= 255
+            && self.source.bytes().all(|byte| byte.is_ascii_graphic())
+    }
 }
 
 /// The index, as it was when it was read and with what was learned since.
@@ -84,7 +102,11 @@ impl KnownLayers {
         let bytes = artifact::file(store, &manifest, MEDIA_TYPE, json::DOCUMENT_LIMIT).await?;
         let document: Document =
             json::parse(&bytes).map_err(|error| StagingError::invalid(TAG, error.to_string()))?;
-        Ok(document.layers)
+        Ok(document
+            .layers
+            .into_iter()
+            .filter(|(_, layer)| layer.is_plausible())
+            .collect())
     }
 
     /// What is known of a layer. Ask staging for the blob before relying on it.
@@ -146,7 +168,7 @@ mod tests {
         KnownLayer {
             digest: Digest::of(content.as_bytes()),
             size: 7,
-            media_type: "x".into(),
+            media_type: media_type::OCI_LAYER_GZIP.into(),
             source: String::new(),
             used: 0,
         }

@@ -234,3 +234,29 @@ async fn a_policy_that_denies_an_origin_is_obeyed() {
         .unwrap();
     arena.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn staging_is_neither_a_source_nor_a_target_that_anybody_may_name() {
+    let Some(arena) = Arena::open("reserved").await else {
+        return;
+    };
+    let staging = "slipway-staging.slipway-system.svc.cluster.local:5000/slipway/others";
+    let (theirs, ours) = (
+        format!("{staging}:slipway-layers"),
+        format!("{REGISTRY}/base/debian:12"),
+    );
+    let own = format!("{REGISTRY}/{}/copy", arena.namespace);
+    for (name, source, target) in [
+        ("steal", theirs.as_str(), own.as_str()),
+        ("plant", ours.as_str(), staging),
+    ] {
+        let mut document = push(&json!({ "reference": source }), &json!({ "repository": target }));
+        document["metadata"]["name"] = json!(name);
+        arena.apply(&document).await;
+        let status = arena.push_until(name, "finished", finished).await.status.unwrap();
+        let failure = status.failure.or(status.targets[0].failure.clone()).unwrap();
+        assert_eq!(failure.reason, Reason::OriginForbidden, "{name}");
+    }
+    assert!(arena.pods().await.is_empty(), "no pod was made");
+    arena.close().await;
+}

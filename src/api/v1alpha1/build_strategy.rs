@@ -120,7 +120,7 @@ pub struct StrategyVariable {
 pub struct StrategyVolume {
     /// Where it is mounted.
     #[schemars(length(min = 2, max = 255), regex(pattern = r"^/[A-Za-z0-9._/-]+$"))]
-    #[x_kube(validation = Rule::new("!self.startsWith('/workspace') && !self.startsWith('/slipway') && !self.split('/').exists(p, p == '..')").message("choose a folder outside of /workspace and /slipway"))]
+    #[x_kube(validation = Rule::new("!self.startsWith('/workspace') && !self.startsWith('/slipway') && !self.contains('//') && !self.split('/').exists(p, p == '..' || p == '.')").message("choose a folder outside of /workspace and /slipway"))]
     pub mount_path: String,
 }
 

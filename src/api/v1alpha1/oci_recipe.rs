@@ -114,6 +114,7 @@ pub struct OCIRecipeSpec {
     /// Labels that the pods' nodes must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "text_map::<16, 63>")]
+    #[x_kube(validation = Rule::new("!self.exists(k, k.startsWith('node-role.kubernetes.io/'))").message("builds run on worker nodes; leave node-role.kubernetes.io out"))]
     pub node_selector: NodeSelector,
     /// Taints that the pods tolerate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

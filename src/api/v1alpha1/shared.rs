@@ -44,12 +44,12 @@ pub struct Resources {
 }
 
 /// Lets a pod run on tainted nodes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodToleration {
-    /// The taint's key; empty matches all with operator `Exists`.
-    #[serde(default)]
-    #[schemars(length(max = 317))]
+    /// The taint's key.
+    #[schemars(length(min = 1, max = 317))]
+    #[x_kube(validation = Rule::new("!self.startsWith('node-role.kubernetes.io/')").message("builds run on worker nodes; leave node-role.kubernetes.io out"))]
     pub key: String,
     /// `Exists` or `Equal`.
     #[serde(default)]

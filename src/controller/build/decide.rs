@@ -13,7 +13,9 @@ use super::{
     image,
     observe::{Observed, SeenPlatform, StagedRoot},
     platform::{self, PodEffect, STAGING_RETRY},
-    pod, status,
+    pod,
+    pod_report::BUILD,
+    status,
 };
 use crate::{
     api::{
@@ -25,7 +27,9 @@ use crate::{
     },
     controller::{next::Next, request::Request},
     image::{Digest, Platform},
+    kubernetes::pod::{Container, SeenPod},
     record::{Failure, Reason},
+    registry::normal_origin,
 };
 
 /// At most one external effect.
@@ -77,8 +81,8 @@ pub fn decide(seen: &Observed, now: Timestamp) -> Decision {
     pass.end()
 }
 
-/// The status after the API server refused the step, as invalid or by a rule of the cluster's.
-pub fn refused(seen: &Observed, decision: Decision, message: &str, now: Timestamp) -> Decision {
+/// The status after the cluster refused the step, as invalid or by a rule of its own.
+pub fn refused(seen: &Observed, decision: Decision, refusal: Failure, now: Timestamp) -> Decision {
     let mut pass = Pass {
         seen,
         now,
@@ -88,19 +92,12 @@ pub fn refused(seen: &Observed, decision: Decision, message: &str, now: Timestam
         waiting: None,
     };
     if let Step::CreatePod { platform } = decision.step {
-        let failure = Failure::new(
-            Reason::PodRefused,
-            format!("The cluster refused the build's pod: {message}"),
-        );
         if let Some(status) = pass.status.platforms.get_mut(platform) {
-            platform::fail(status, failure, now);
+            platform::fail(status, refusal, now);
         }
         pass.conclude();
     } else {
-        pass.waiting = Some((
-            Reason::InternalError.as_str(),
-            format!("The cluster refused an object: {message}"),
-        ));
+        pass.waiting = Some((Reason::InternalError.as_str(), refusal.message));
         pass.next = Next::After(Duration::from_secs(60));
     }
     pass.end()
@@ -205,6 +202,18 @@ impl<'a> Pass<'a> {
             );
             return self.depend(Reason::StrategyMissing, text);
         };
+        let artifact = recipe.spec.source.artifact.as_ref();
+        let origin = artifact.map(|artifact| artifact.reference.split('/').next().unwrap_or_default());
+        if let Some(origin) = origin.filter(|origin| self.seen.forbidden.contains(&normal_origin(origin))) {
+            let text = format!(
+                "{origin} may not be read from: a RegistryPolicy denies it, or it is Slipway's own staging."
+            );
+            self.end_badly(
+                BuildPhase::FailedToBuild,
+                Failure::new(Reason::OriginForbidden, text),
+            );
+            return false;
+        }
         let platforms: Result<Vec<Platform>, _> = recipe.spec.platforms.iter().map(|p| p.parse()).collect();
         let platforms = match platforms {
             Ok(platforms) => platforms,
@@ -410,15 +419,15 @@ impl<'a> Pass<'a> {
                 .platforms
                 .iter()
                 .any(|p| p.platform == *platform && p.state == PlatformState::Built);
+            // A builder may say that it is done and go on; its record is in, so nothing is lost with it.
+            let goes_on = |pod: &SeenPod| !built || matches!(pod.container(BUILD), Container::Running);
             seen.pod
                 .as_ref()
-                .filter(|pod| !built && pod.is_live() && !pod.deleting)
+                .filter(|pod| goes_on(pod))
+                .and_then(platform::deletion)
         });
-        if let Some(pod) = useless {
-            self.step = Step::DeletePod {
-                name: pod.name.clone(),
-                uid: pod.uid.clone(),
-            };
+        if let Some(PodEffect::Delete { name, uid }) = useless {
+            self.step = Step::DeletePod { name, uid };
         }
     }
 
@@ -502,7 +511,7 @@ fn need(strategy: &BuildStrategySpec, kind: StrategyKind) -> UserNamespaceNeed {
         .capabilities
         .iter()
         .any(|capability| capability == "SYS_ADMIN" || capability == "MKNOD")
-        || security.seccomp == Seccomp::Unconfined
+        || security.seccomp != Seccomp::RuntimeDefault
         || security.unmasked_proc
         || security.allow_privilege_escalation;
     match kind {

@@ -48,6 +48,7 @@ fn observed(build: OCIRecipeBuild) -> Observed {
         user_namespaces: UserNamespaceUse::Used,
         platforms: BTreeMap::new(),
         root: StagedRoot::NotAsked,
+        forbidden: vec!["staging.test".into()],
         pushes: Vec::new(),
         staging_repository: "staging.test/slipway/demo".into(),
     }
@@ -441,7 +442,12 @@ fn a_request_retries_only_the_platform_that_it_names() {
 fn a_refused_pod_ends_the_build_with_the_clusters_words() {
     let seen = observed(build(&["linux/amd64"]));
     let decision = decide(&seen, NOW);
-    let refused = refused(&seen, decision, "violates PodSecurity", NOW);
+    let refused = refused(
+        &seen,
+        decision,
+        Failure::new(Reason::PodRefused, "violates PodSecurity"),
+        NOW,
+    );
     let failure = refused.status.failure.unwrap();
     assert_eq!(failure.reason, Reason::PodRefused);
     assert!(failure.message.contains("violates PodSecurity"));

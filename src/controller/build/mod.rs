@@ -11,6 +11,7 @@ pub mod status;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt as _, runtime::controller::Action};
 
 use self::decide::{Decision, Step, decide};
@@ -26,6 +27,7 @@ use crate::{
         cluster::{ClusterError, Created},
         watches::key,
     },
+    record::{Failure, Reason},
 };
 
 /// Moves one build a single step toward its recipe's image.
@@ -46,14 +48,15 @@ pub async fn reconcile(build: Arc<OCIRecipeBuild>, context: Arc<Context>) -> Res
     let mut decision = decide(&observed, Timestamp::now());
     let build = publish(&observed.build, &decision.status, &context).await?;
     if let Err(error) = apply(&build, &decision, &context).await {
-        let Error::Cluster(refusal) = &error else {
-            return Err(error);
+        let refusal = match &error {
+            Error::Cluster(refusal) if refusal.is_refusal() => Failure::new(
+                Reason::PodRefused,
+                format!("The cluster refused the build's pod: {}", refusal_text(refusal)),
+            ),
+            Error::UserNamespaceDropped => Failure::new(Reason::UserNamespacesMissing, error.to_string()),
+            _ => return Err(error),
         };
-        if !refusal.is_refusal() {
-            return Err(error);
-        }
-        let message = refusal_text(refusal);
-        decision = decide::refused(&observed, decision, &message, Timestamp::now());
+        decision = decide::refused(&observed, decision, refusal, Timestamp::now());
         publish(&build, &decision.status, &context).await?;
     }
     let acted =
@@ -112,15 +115,21 @@ async fn apply(build: &OCIRecipeBuild, decision: &Decision, context: &Context) -
             };
             let wanted = pod::pod(build, inputs, &entry.platform, entry.attempt, &settings);
             // The name has the build's UID and the attempt in it: one that exists is this attempt's.
-            match context.cluster.create(&namespace, &wanted).await? {
-                Created::New(pod) | Created::Exists(pod) => context.own_pods.remember(pod),
-            };
+            let (Created::New(pod) | Created::Exists(pod)) =
+                context.cluster.create(&namespace, &wanted).await?;
+            let isolated = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false);
+            if isolated(&wanted) && !isolated(&pod) {
+                // An API server that does not know the field drops it, and root would be the node's.
+                context
+                    .cluster
+                    .delete::<Pod>(&namespace, &pod.name_any(), &pod.uid().unwrap_or_default())
+                    .await?;
+                return Err(Error::UserNamespaceDropped);
+            }
+            context.own_pods.remember(pod);
         }
         Step::DeletePod { name, uid } => {
-            context
-                .cluster
-                .delete::<k8s_openapi::api::core::v1::Pod>(&namespace, name, uid)
-                .await?;
+            context.cluster.delete::<Pod>(&namespace, name, uid).await?;
         }
         Step::PutIndex { bytes, digest } => {
             let tag = format!("build-{}", build.uid().unwrap_or_default());

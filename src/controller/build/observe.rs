@@ -14,6 +14,7 @@ use crate::{
     image::Platform,
     kubernetes::{pod::SeenPod, watches::key},
     record::BuildRecord,
+    registry::normal_origin,
 };
 
 /// What a pass sees.
@@ -31,6 +32,8 @@ pub struct Observed {
     pub platforms: BTreeMap<Platform, SeenPlatform>,
     /// Whether staging serves the image's root.
     pub root: StagedRoot,
+    /// Origins that a source may not come from.
+    pub forbidden: Vec<String>,
     /// The pushes that this build owns.
     pub pushes: Vec<Arc<RegistryPush>>,
     /// `registry/repository` of the namespace in staging.
@@ -128,6 +131,8 @@ pub async fn observe(build: Arc<OCIRecipeBuild>, context: &Context) -> Observed 
     }
     let root = root(&build, &platforms, &namespace, context).await;
     let pushes = context.pushes_of(&build);
+    let mut forbidden = context.denied_origins();
+    forbidden.push(normal_origin(&context.staging.target(&namespace).registry));
     Observed {
         recipe,
         strategy,
@@ -135,6 +140,7 @@ pub async fn observe(build: Arc<OCIRecipeBuild>, context: &Context) -> Observed 
         platforms,
         root,
         pushes,
+        forbidden,
         staging_repository: context.staging.repository_name(&namespace),
         build,
     }

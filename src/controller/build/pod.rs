@@ -29,8 +29,8 @@ use crate::{
     controller::{
         context::GateDelivery,
         pod_parts::{
-            AGENT_USER, agent, bare_pod, child_name, escaped, mount, owned_by, resources, restricted,
-            scratch, seccomp, secret, variable,
+            AGENT_USER, agent, bare_pod, child_name, escaped, in_memory, mount, owned_by, resources,
+            restricted, scratch, seccomp, secret, variable,
         },
     },
     image::Platform,
@@ -92,7 +92,14 @@ pub fn pod(
             "workspace",
             Some(recipe.resources.scratch.as_deref().unwrap_or(SCRATCH)),
         ),
-        scratch("tmp", Some("256Mi")),
+        // A folder each: what fetch keeps of its credentials, in memory, is no business of the build's.
+        in_memory("fetch-tmp", "64Mi"),
+        scratch("build-tmp", Some("1Gi")),
+        // A compressed archive is unpacked there before it is read.
+        scratch(
+            "collect-tmp",
+            Some(recipe.resources.scratch.as_deref().unwrap_or(SCRATCH)),
+        ),
         gate_volume(settings),
     ];
     volumes.extend(credentials.map(|reference| secret("credentials", reference)));
@@ -175,7 +182,15 @@ fn fetch(
     if credentials {
         mounts.push(mount("credentials", CREDENTIALS, true));
     }
-    agent(FETCH, &settings.image, &["agent", "fetch"], &plan, mounts)
+    agent(
+        FETCH,
+        "fetch-tmp",
+        "1Gi",
+        &settings.image,
+        &["agent", "fetch"],
+        &plan,
+        mounts,
+    )
 }
 
 fn build(
@@ -218,7 +233,7 @@ fn build(
     let mut mounts = vec![
         mount("workspace", MOUNT, false),
         mount("slipway", GATE_MOUNT, true),
-        mount("tmp", "/tmp", false),
+        mount("build-tmp", "/tmp", false),
     ];
     mounts.extend(
         strategy
@@ -271,6 +286,8 @@ fn collect(
     // Read-only: whatever the builder left is read here and changed nowhere.
     agent(
         COLLECT,
+        "collect-tmp",
+        "512Mi",
         &settings.image,
         &["agent", "collect"],
         &plan,

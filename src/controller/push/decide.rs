@@ -26,6 +26,7 @@ use crate::{
     controller::next::Next,
     kubernetes::pod::{Container, SeenPod},
     record::{Failure, Reason},
+    registry::normal_origin,
 };
 
 /// Attempts before a target that cannot be reached fails: about two hours with the waits below.
@@ -309,6 +310,9 @@ impl<'a> Pass<'a> {
                 self.waiting = Some(("WaitingForSource", text.clone()));
                 return;
             }
+            Source::Forbidden(text) => {
+                return self.finish(Some(Failure::new(Reason::OriginForbidden, text.clone())));
+            }
             Source::Missing(text) => {
                 return self.finish(Some(Failure::new(Reason::SourceMissing, text.clone())));
             }
@@ -316,12 +320,12 @@ impl<'a> Pass<'a> {
         }
         for entry in &mut self.status.targets {
             let origin = origin_of(&entry.repository);
-            if self.seen.denied.iter().any(|denied| denied == origin) {
+            if self.seen.forbidden.contains(&normal_origin(origin)) {
                 entry.state = TargetState::Failed;
-                entry.failure = Some(Failure::new(
-                    Reason::OriginForbidden,
-                    format!("A RegistryPolicy denies {origin}; ask the cluster's administrator."),
-                ));
+                let text = format!(
+                    "{origin} may not be pushed to: a RegistryPolicy denies it, or it is Slipway's own staging."
+                );
+                entry.failure = Some(Failure::new(Reason::OriginForbidden, text));
             }
         }
         if self.planned().is_empty() {

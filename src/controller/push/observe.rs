@@ -6,10 +6,11 @@ use kube::ResourceExt as _;
 
 use crate::{
     agent::plan::{PushSource, Registries},
-    api::v1alpha1::{BuildPhase, RegistryAccess, RegistryPush},
+    api::v1alpha1::{BuildPhase, RegistryPush},
     controller::{build::status::owned_by, context::Context},
     image::Digest,
     kubernetes::pod::SeenPod,
+    registry::normal_origin,
 };
 
 /// Where a Secret for the source is mounted in the push pod.
@@ -30,8 +31,9 @@ pub struct Observed {
     pub mount_trouble: Option<String>,
     /// What the cluster's policies say of registries, staging included.
     pub registries: Registries,
-    /// Registries that may not be pushed to.
-    pub denied: Vec<String>,
+    /// Origins that are neither read from nor pushed to: those that policies deny, and staging, which only
+    /// builds write to and only `buildRef` reads.
+    pub forbidden: Vec<String>,
 }
 
 /// What a push pushes, as it is now.
@@ -43,6 +45,8 @@ pub enum Source {
     Waiting(String),
     /// The build has ended and has no image.
     Missing(String),
+    /// It may not be read from there.
+    Forbidden(String),
 }
 
 /// Reads everything once.
@@ -58,32 +62,36 @@ pub fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
     if let Some(pod) = &pod {
         context.pod_seen(&pod.name);
     }
-    let policies = context.stores.policies.state();
-    let denied = policies
-        .iter()
-        .filter(|p| p.spec.access == RegistryAccess::Denied)
-        .map(|p| p.spec.origin.clone());
     let target = context.staging.target(&namespace);
+    let mut forbidden = context.denied_origins();
+    forbidden.push(normal_origin(&target.registry));
     let mut registries = context.registries();
-    if target.plain_http && !registries.plain_http.contains(&target.registry) {
+    let from_staging = push.spec.source.build_ref.is_some();
+    if from_staging && target.plain_http && !registries.plain_http.contains(&target.registry) {
         registries.plain_http.push(target.registry.clone());
     }
     Observed {
-        source: source(&push, &namespace, context),
+        source: source(&push, &namespace, &forbidden, context),
         pod_was_seen: name.is_some_and(|name| context.was_pod_seen(&name)),
         mount_trouble: pod
             .as_ref()
             .and_then(|pod| context.stores.mount_trouble(&pod.uid)),
         pod,
         registries,
-        denied: denied.collect(),
+        forbidden,
         push,
     }
 }
 
-fn source(push: &RegistryPush, namespace: &str, context: &Context) -> Source {
+fn source(push: &RegistryPush, namespace: &str, forbidden: &[String], context: &Context) -> Source {
     if let Some(reference) = &push.spec.source.reference {
         return match reference.parse::<crate::registry::Reference>() {
+            Ok(reference) if forbidden.contains(&normal_origin(&reference.registry)) => {
+                Source::Forbidden(format!(
+                    "{} may not be read from; a build's image is named by source.buildRef.",
+                    reference.registry
+                ))
+            }
             Ok(reference) => Source::Ready(PushSource {
                 registry: reference.registry,
                 repository: reference.repository,

@@ -59,7 +59,15 @@ pub fn pod(push: &RegistryPush, plan: &PushPlan, attempt: i32, image: &str) -> P
         spec: Some(PodSpec {
             // A push that hangs is tried again rather than waited for.
             active_deadline_seconds: Some(3600),
-            containers: vec![agent(PUSH, image, &["agent", "push"], plan, mounts)],
+            containers: vec![agent(
+                PUSH,
+                "tmp",
+                "512Mi",
+                image,
+                &["agent", "push"],
+                plan,
+                mounts,
+            )],
             security_context: Some(PodSecurityContext {
                 fs_group: Some(AGENT_USER),
                 ..PodSecurityContext::default()
