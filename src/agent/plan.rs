@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     image::{Digest, Platform},
     record::BuildIdentity,
-    registry::ClientOptions,
+    registry::{ClientOptions, normal_origin},
 };
 
 pub use crate::registry::TagPolicy;
@@ -46,6 +46,25 @@ pub struct Registries {
 }
 
 impl Registries {
+    /// The same, with certificates of these origins only: a plan has to fit into a variable.
+    #[must_use]
+    pub fn with_roots_of(&self, origins: &[&str]) -> Self {
+        let wanted = |host: &String| {
+            origins
+                .iter()
+                .any(|origin| normal_origin(origin) == normal_origin(host))
+        };
+        let roots = self
+            .roots
+            .iter()
+            .filter(|(host, _)| wanted(host))
+            .map(|(host, pem)| (host.clone(), pem.clone()));
+        Self {
+            plain_http: self.plain_http.clone(),
+            roots: roots.collect(),
+        }
+    }
+
     /// A client's options that follow from the policies.
     pub fn options(&self) -> ClientOptions {
         ClientOptions {

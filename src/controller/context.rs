@@ -191,11 +191,10 @@ impl Context {
             .as_ref()
             .and_then(|s| s.inputs.as_ref())
             .map_or(0, |i| i.recipe.push_rules.len());
-        let name = build.name_any();
         let namespace = build.namespace().unwrap_or_default();
         (0..rules)
             .filter_map(|rule| {
-                let key = key(&namespace, &super::build::status::push_name(&name, rule));
+                let key = key(&namespace, &super::push::name_of_rule(build, rule));
                 self.own_pushes.newest(&key, self.stores.pushes.get(&key))
             })
             .filter(|push| owned_by(&**push, &uid))

@@ -111,32 +111,39 @@ pub async fn run(
     let (recipes, recipe_stream) = Queue::new();
     let (builds, build_stream) = Queue::new();
     let (pushes, push_stream) = Queue::new();
-    let watched = start_watches(
-        &client,
-        &options,
-        &Queues {
-            recipes,
-            builds,
-            pushes,
-        },
-    );
+    let queues = Queues {
+        recipes,
+        builds,
+        pushes,
+    };
+    let watched = start_watches(&client, &options, &queues);
 
     let gates = Gates::new(watched.gates.clone());
-    let serving = tokio::spawn(serve::serve(options.listen, gates.clone(), metrics.clone()));
+    let serving = tokio::spawn(serve::serve(options.listen, gates, metrics.clone()));
     let leadership = Leadership::new(client.clone(), &options.namespace, NAME, &options.identity);
     let mut stop = std::pin::pin!(stop.fuse());
-    let ready = async {
-        leadership.acquire().await;
-        tracing::info!(identity = options.identity, "leading");
+    tokio::select! {
+        () = leadership.acquire() => tracing::info!(identity = options.identity, "leading"),
+        () = &mut stop => return Ok(()),
+    }
+    // Renewed from now on, also while the first lists are still on their way.
+    let keeper = leadership.clone();
+    let mut lost = tokio::spawn(async move { keeper.keep().await });
+    let all_listed = async {
         for (_, gate) in watched.gates {
             listed(gate).await;
         }
     };
     tokio::select! {
-        () = ready => {}
-        () = &mut stop => return Ok(()),
+        () = all_listed => {}
+        () = &mut stop => {
+            leadership.release().await;
+            return Ok(());
+        }
+        Ok(lost) = &mut lost => return Err(lost.into()),
     }
     metrics.lead();
+    queues.open();
 
     let reporter = Reporter {
         controller: NAME.into(),
@@ -152,12 +159,17 @@ pub async fn run(
         metrics,
     ));
     let (ending, ended) = tokio::sync::watch::channel(false);
+    let (recipes, builds, pushes) = (
+        context.stores.recipes.clone(),
+        context.stores.builds.clone(),
+        context.stores.pushes.clone(),
+    );
     let reconcilers = [
         tokio::spawn(reconcile(
             Controller::Recipe,
             recipe::reconcile,
             &context,
-            context.stores.recipes.clone(),
+            recipes,
             recipe_stream,
             ended.clone(),
         )),
@@ -165,7 +177,7 @@ pub async fn run(
             Controller::Build,
             build::reconcile,
             &context,
-            context.stores.builds.clone(),
+            builds,
             build_stream,
             ended.clone(),
         )),
@@ -173,14 +185,15 @@ pub async fn run(
             Controller::Push,
             push::reconcile,
             &context,
-            context.stores.pushes.clone(),
+            pushes,
             push_stream,
             ended,
         )),
     ];
     let outcome = tokio::select! {
         () = &mut stop => Ok(()),
-        lost = leadership.keep() => Err(lost.into()),
+        // Others may begin in a moment: nothing is finished in peace.
+        Ok(lost) = &mut lost => return Err(lost.into()),
         served = serving => match served {
             Ok(Err(error)) => Err(Fatal::Serve(error)),
             _ => Ok(()),
@@ -191,6 +204,7 @@ pub async fn run(
     for reconciler in reconcilers {
         let _ = reconciler.await;
     }
+    lost.abort();
     leadership.release().await;
     outcome
 }

@@ -1,6 +1,17 @@
 //! The request annotation: `<any new value> [platform,platform…]`.
 
-use crate::image::Platform;
+use kube::{Resource, ResourceExt as _};
+
+use crate::{api::REQUEST_ANNOTATION, image::Platform};
+
+/// The longest value that a status can echo; 16 platforms and a time are a third of it.
+const LIMIT: usize = 1024;
+
+/// The request that an object carries; one too long to be echoed is none.
+pub fn of<K: Resource>(object: &K) -> Option<&str> {
+    let text = object.annotations().get(REQUEST_ANNOTATION)?;
+    (text.len() <= LIMIT).then_some(text)
+}
 
 /// Which platforms a request names.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,12 +1,15 @@
 //! Probes and metrics over HTTP.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
 use crate::kubernetes::watches::Gate;
+
+/// Longer than the backoff of a watch: a watch that failed has failed again by then.
+const FORGIVEN: Duration = Duration::from_secs(60);
 
 /// The named gates that readiness waits for.
 #[derive(Clone, Default)]
@@ -29,7 +32,11 @@ impl Gates {
             .filter_map(|(name, gate)| match &*gate.borrow() {
                 Gate::Ready => None,
                 Gate::Starting => Some(format!("{name}: not listed yet")),
-                Gate::Failing(error) => Some(format!("{name}: {error}")),
+                // A watch that resumed says so only when there is something to tell.
+                Gate::Failing {
+                    since, listed: true, ..
+                } if since.elapsed() > FORGIVEN => None,
+                Gate::Failing { error, .. } => Some(format!("{name}: {error}")),
             })
             .collect()
     }

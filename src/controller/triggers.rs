@@ -2,7 +2,10 @@
 //!
 //! Each kind has one watch; its changes become requests in the queues of the reconcilers that care.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use futures_util::stream::{self, Stream};
 use k8s_openapi::api::core::v1::Pod;
@@ -21,12 +24,14 @@ use crate::{
 /// object at most.
 pub struct Queue<K: Resource<DynamicType = ()>> {
     sender: mpsc::UnboundedSender<ObjectRef<K>>,
+    open: Arc<AtomicBool>,
 }
 
 impl<K: Resource<DynamicType = ()>> Clone for Queue<K> {
     fn clone(&self) -> Self {
         Self {
             sender: self.sender.clone(),
+            open: Arc::clone(&self.open),
         }
     }
 }
@@ -44,12 +49,26 @@ impl<K: Resource<DynamicType = ()> + 'static> Queue<K> {
         let stream = stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|reference| (Ok(reference), receiver))
         });
-        (Self { sender }, stream)
+        (
+            Self {
+                sender,
+                open: Arc::default(),
+            },
+            stream,
+        )
+    }
+
+    /// From now on requests are kept. A replica that does not lead keeps none: nobody reads them there, and the
+    /// one that begins to lead looks at everything.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
     }
 
     /// Asks for a look; nobody listens when the process ends.
     pub fn ask(&self, reference: ObjectRef<K>) {
-        let _ = self.sender.send(reference);
+        if self.open.load(Ordering::SeqCst) {
+            let _ = self.sender.send(reference);
+        }
     }
 }
 
@@ -65,6 +84,13 @@ pub struct Queues {
 }
 
 impl Queues {
+    /// From now on requests are kept.
+    pub fn open(&self) {
+        self.recipes.open();
+        self.builds.open();
+        self.pushes.open();
+    }
+
     /// A pod changed: whose it is looks at it.
     pub fn pod_changed(&self, pod: &Pod) {
         let namespace = pod.namespace().unwrap_or_default();

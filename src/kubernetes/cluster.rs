@@ -76,7 +76,10 @@ impl ClusterError {
 
     /// The API server will refuse the same request again: invalid, forbidden by admission or by quota.
     pub fn is_refusal(&self) -> bool {
-        matches!(self.status_code(), Some(400 | 403 | 413 | 422))
+        // A quota has room again when another object is gone.
+        let for_now =
+            matches!(self, Self::Api { source, .. } if source.to_string().contains("exceeded quota"));
+        !for_now && matches!(self.status_code(), Some(400 | 403 | 413 | 422))
     }
 }
 

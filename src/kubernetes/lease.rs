@@ -16,9 +16,13 @@ use kube::{
 };
 
 /// How long a silent leader keeps the lease.
-const DURATION: Duration = Duration::from_secs(15);
-/// How often the leader renews and the others look: three chances before the lease ends.
-const PERIOD: Duration = Duration::from_secs(5);
+const DURATION: Duration = Duration::from_secs(20);
+/// How often the leader renews and the others look.
+const PERIOD: Duration = Duration::from_secs(4);
+/// How long one renewal may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long before others may begin a leader that cannot renew has stopped.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// What to do about the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +99,7 @@ impl Leadership {
         loop {
             tokio::time::sleep(PERIOD).await;
             let begun = tokio::time::Instant::now();
-            let cause = match tokio::time::timeout(PERIOD, self.attempt()).await {
+            let cause = match tokio::time::timeout(PATIENCE, self.attempt()).await {
                 Ok(Ok(true)) => {
                     renewed = begun;
                     continue;
@@ -105,8 +109,8 @@ impl Leadership {
                 Err(_) => "the API server does not answer".to_owned(),
             };
             tracing::warn!(lease = self.name, cause, "the lease was not renewed");
-            // Stop one period before others may begin.
-            if renewed.elapsed() >= PERIOD * 2 {
+            // Another try that fails would end after others may begin.
+            if renewed.elapsed() + PERIOD + PATIENCE + MARGIN >= DURATION {
                 return self.lost(&cause);
             }
         }
@@ -114,7 +118,8 @@ impl Leadership {
 
     /// Gives the lease back, so that another replica need not wait for its end.
     pub async fn release(&self) {
-        let Ok(Ok(Some(mut lease))) = tokio::time::timeout(PERIOD, self.api.get_opt(&self.name)).await else {
+        let Ok(Ok(Some(mut lease))) = tokio::time::timeout(PATIENCE, self.api.get_opt(&self.name)).await
+        else {
             return;
         };
         let spec = lease.spec.get_or_insert_default();

@@ -71,6 +71,13 @@ impl SeenPod {
         !self.ended && !all_ended
     }
 
+    /// Whether any container has run.
+    pub fn has_begun(&self) -> bool {
+        self.containers
+            .values()
+            .any(|c| matches!(c, Container::Running | Container::Ended { .. }))
+    }
+
     /// The first container that cannot begin.
     pub fn blocked(&self) -> Option<(&str, &str, &str)> {
         self.containers

@@ -3,7 +3,10 @@
 //! kube's `Controller` lets all its watches share one backoff, so that one missing permission delays every
 //! kind; here a failing watch delays nobody else, and says so through its gate.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt as _;
 use kube::{
@@ -25,8 +28,15 @@ pub enum Gate {
     Starting,
     /// The watch is up to date.
     Ready,
-    /// The watch failed and is tried again; the error.
-    Failing(String),
+    /// The watch failed and is tried again.
+    Failing {
+        /// The error.
+        error: String,
+        /// When; a watch that went on since may have nothing to tell.
+        since: Instant,
+        /// Whether the whole list had been shown before.
+        listed: bool,
+    },
 }
 
 /// Something that happened to an object.
@@ -70,7 +80,12 @@ where
                 Ok(event) => event,
                 Err(error) => {
                     tracing::warn!(kind = %K::kind(&()), %error, "watch failed, trying again");
-                    gate.send_replace(Gate::Failing(error.to_string()));
+                    let listed = matches!(&*gate.borrow(), Gate::Ready | Gate::Failing { listed: true, .. });
+                    gate.send_replace(Gate::Failing {
+                        error: error.to_string(),
+                        since: Instant::now(),
+                        listed,
+                    });
                     continue;
                 }
             };

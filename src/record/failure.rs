@@ -48,6 +48,14 @@ impl Failure {
         }
     }
 
+    /// The same failure with what it concerns in front; a message that grows too long is cut.
+    #[must_use]
+    pub fn about(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        truncate(&mut self.message, 2048);
+        self
+    }
+
     /// The same failure with the end of a log.
     #[must_use]
     pub fn with_log(mut self, log: &str) -> Self {

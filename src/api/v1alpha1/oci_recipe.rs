@@ -315,7 +315,7 @@ pub struct OCIRecipeStatus {
     pub built_generation: Option<i64>,
     /// The value of the request annotation that was last answered with a build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 1024))]
     pub last_handled_request: Option<String>,
     /// The latest build.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -190,7 +190,7 @@ pub struct OCIRecipeBuildStatus {
     pub finished_at: Option<Time>,
     /// The value of the request annotation that was last answered with new attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 1024))]
     pub last_handled_request: Option<String>,
 }
 
@@ -273,7 +273,7 @@ pub struct PlatformStatus {
     pub config: Option<Digest>,
     /// The layers, base first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 512))]
     pub layers: Vec<LayerRecord>,
     /// What the collection cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -147,6 +147,14 @@ pub struct RegistryPushStatus {
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub attempt: i32,
+    /// Attempts made before the specification, or a request, last asked for the push.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub attempts_before_request: i32,
+    /// Digest of what is pushed where; a change of it begins anew, one of `suspend` does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 256))]
+    pub wanted: Option<Digest>,
     /// The pod of the latest attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
@@ -165,7 +173,7 @@ pub struct RegistryPushStatus {
     pub finished_at: Option<Time>,
     /// The value of the request annotation that was last answered with a new attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 1024))]
     pub last_handled_request: Option<String>,
 }
 

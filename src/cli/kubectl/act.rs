@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use kube::{
     ResourceExt as _,
     api::{ObjectMeta, Patch, PatchParams, PostParams},
@@ -14,8 +14,8 @@ use super::{Session, follow};
 use crate::api::{
     REQUEST_ANNOTATION,
     v1alpha1::{
-        LocalReference, OCIRecipe, OCIRecipeBuild, PushSourceReference, PushTargetSpec, RegistryPush,
-        RegistryPushSpec,
+        BuildPhase, LocalReference, OCIRecipe, OCIRecipeBuild, PushSourceReference, PushTargetSpec,
+        RegistryPush, RegistryPushSpec,
     },
 };
 
@@ -29,7 +29,9 @@ pub async fn build(session: &Session, recipe: &str, wait: bool) -> anyhow::Resul
         .await;
     let patched = patched.with_context(|| format!("cannot ask recipe {recipe:?}"))?;
     if patched.spec.suspend {
-        eprintln!("{recipe} is suspended: the build begins when spec.suspend is false");
+        let note = format!("{recipe} is suspended: the build begins once spec.suspend is false");
+        session.print(&format!("{note}\n"), &json!({ "build": null, "message": note }))?;
+        return Ok(ExitCode::SUCCESS);
     }
     let answered = await_condition(recipes, recipe, |recipe: Option<&OCIRecipe>| {
         let handled = recipe
@@ -78,15 +80,20 @@ pub async fn retry(session: &Session, name: &str, platforms: &[String]) -> anyho
     let patch = request_patch(&request);
     let parameters = PatchParams::default();
     let builds = session.api::<OCIRecipeBuild>();
-    let kind = if builds.get_opt(name).await?.is_some() {
+    let kind = if let Some(build) = builds.get_opt(name).await? {
+        let status = build.status.unwrap_or_default();
+        if status.phase == BuildPhase::FullyBuilt || build.spec.cancel {
+            bail!(
+                "build {name:?} is {}: there is nothing to try again; make another build",
+                status.phase.as_str()
+            );
+        }
         builds.patch(name, &parameters, &Patch::Merge(&patch)).await?;
         "build"
     } else {
         let pushes = session.api::<RegistryPush>();
-        pushes
-            .patch(name, &parameters, &Patch::Merge(&patch))
-            .await
-            .with_context(|| format!("there is no build or push {name:?}"))?;
+        let patched = pushes.patch(name, &parameters, &Patch::Merge(&patch)).await;
+        patched.with_context(|| format!("there is no build or push {name:?}"))?;
         "push"
     };
     session.print(

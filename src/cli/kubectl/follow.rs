@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::bail;
-use futures_util::TryStreamExt as _;
+use futures_util::StreamExt as _;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use kube::runtime::{WatchStreamExt as _, watcher};
 
@@ -15,7 +15,9 @@ pub async fn build(session: &Session, name: &str) -> anyhow::Result<ExitCode> {
     let mut lines = Lines::new(session.is_interactive());
     let mut stream =
         std::pin::pin!(watcher::watch_object(session.api::<OCIRecipeBuild>(), name).default_backoff());
-    while let Some(object) = stream.try_next().await? {
+    while let Some(object) = stream.next().await {
+        // The watch goes on by itself after a moment's trouble.
+        let Ok(object) = object else { continue };
         let Some(build) = object else {
             bail!("build {name:?} was deleted")
         };
@@ -61,7 +63,9 @@ pub async fn push(session: &Session, name: &str) -> anyhow::Result<ExitCode> {
     let mut lines = Lines::new(session.is_interactive());
     let mut stream =
         std::pin::pin!(watcher::watch_object(session.api::<RegistryPush>(), name).default_backoff());
-    while let Some(object) = stream.try_next().await? {
+    while let Some(object) = stream.next().await {
+        // The watch goes on by itself after a moment's trouble.
+        let Ok(object) = object else { continue };
         let Some(push) = object else {
             bail!("push {name:?} was deleted")
         };

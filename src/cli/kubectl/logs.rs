@@ -9,7 +9,7 @@ use kube::{api::LogParams, runtime::wait::await_condition};
 
 use super::Session;
 use crate::{
-    api::v1alpha1::{OCIRecipeBuild, PlatformStatus},
+    api::v1alpha1::{OCIRecipeBuild, PlatformStatus, condition},
     image::Platform,
 };
 
@@ -28,8 +28,8 @@ pub async fn print(
         .await
         .with_context(|| format!("there is no build {build:?}"))?;
     if follow && pod_of(&found, wanted.as_ref()).is_none() {
-        let begun = await_condition(builds, build, |build: Option<&OCIRecipeBuild>| {
-            build.is_none_or(|build| pod_of(build, wanted.as_ref()).is_some())
+        let begun = await_condition(builds.clone(), build, |build: Option<&OCIRecipeBuild>| {
+            build.is_none_or(|build| pod_of(build, wanted.as_ref()).is_some() || has_ended(build))
         });
         found = begun
             .await?
@@ -41,9 +41,16 @@ pub async fn print(
     let pods = session.api::<Pod>();
     if follow {
         let started = await_condition(pods.clone(), pod, |pod: Option<&Pod>| {
-            pod.is_none_or(|pod| has_begun(pod, container))
+            pod.is_some_and(|pod| has_begun(pod, container))
         });
-        started.await?;
+        // A pod that never begins ends its build.
+        let ended = await_condition(builds, build, |build: Option<&OCIRecipeBuild>| {
+            build.is_none_or(has_ended)
+        });
+        tokio::select! {
+            started = started => { started?; }
+            ended = ended => { ended?; }
+        }
     }
     let parameters = LogParams {
         container: Some(container.to_owned()),
@@ -90,4 +97,11 @@ fn has_begun(pod: &Pod, container: &str) -> bool {
         .find(|status| status.name == container)
         .and_then(|status| status.state.as_ref());
     state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+}
+
+fn has_ended(build: &OCIRecipeBuild) -> bool {
+    build
+        .status
+        .as_ref()
+        .is_some_and(|status| condition::is_true(&status.conditions, condition::FINISHED))
 }

@@ -187,13 +187,15 @@ pub async fn run(command: KubectlCommand) -> anyhow::Result<ExitCode> {
             container,
             common,
         } => {
-            logs::print(
-                &Session::open(common).await?,
+            let session = Session::open(common).await?;
+            // Large, because it waits for several things at once.
+            Box::pin(logs::print(
+                &session,
                 &build,
                 platform.as_deref(),
                 &container,
                 follow,
-            )
+            ))
             .await
         }
         KubectlCommand::Status { build, common } => {

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
 use super::{
+    super::push,
     image,
     observe::{Observed, SeenPlatform, StagedRoot},
     platform::{self, PodEffect, STAGING_RETRY},
@@ -18,14 +19,14 @@ use super::{
     status,
 };
 use crate::{
-    api::{
-        REQUEST_ANNOTATION,
-        v1alpha1::{
-            BuildInputs, BuildPhase, BuildStrategySpec, OCIRecipeBuildStatus, PlatformState, PlatformStatus,
-            Seccomp, StrategyKind, UserNamespaceNeed, UserNamespaceUse,
-        },
+    api::v1alpha1::{
+        BuildInputs, BuildPhase, BuildStrategySpec, OCIRecipeBuildStatus, PlatformState, PlatformStatus,
+        Seccomp, StrategyKind, UserNamespaceNeed, UserNamespaceUse,
     },
-    controller::{next::Next, request::Request},
+    controller::{
+        next::Next,
+        request::{self, Request},
+    },
     image::{Digest, Platform},
     kubernetes::pod::{Container, SeenPod},
     record::{Failure, Reason},
@@ -96,6 +97,8 @@ pub fn refused(seen: &Observed, decision: Decision, refusal: Failure, now: Times
             platform::fail(status, refusal, now);
         }
         pass.conclude();
+    } else if matches!(decision.step, Step::PutIndex { .. }) {
+        pass.end_badly(BuildPhase::FailedToUpload, refusal);
     } else {
         pass.waiting = Some((Reason::InternalError.as_str(), refusal.message));
         pass.next = Next::After(Duration::from_secs(60));
@@ -147,17 +150,17 @@ impl<'a> Pass<'a> {
 
     /// A request on a build that ended badly starts its failed platforms anew.
     fn answer_request(&mut self) {
-        let Some(text) = self.seen.build.annotations().get(REQUEST_ANNOTATION) else {
+        let Some(text) = request::of(&*self.seen.build) else {
             return;
         };
-        if self.status.last_handled_request.as_ref() == Some(text) {
+        if self.status.last_handled_request.as_deref() == Some(text) {
             return;
         }
         let began = self.seen.build.status.is_some();
         if began && !self.status.phase.is_terminal() {
             return; // answered when the running attempts have ended
         }
-        self.status.last_handled_request = Some(text.clone());
+        self.status.last_handled_request = Some(text.to_owned());
         let retriable = matches!(
             self.status.phase,
             BuildPhase::FailedToBuild | BuildPhase::FailedToUpload | BuildPhase::Cancelled
@@ -166,8 +169,10 @@ impl<'a> Pass<'a> {
             return;
         }
         let request = Request::parse(text);
+        // What staging lost has to be built again.
+        let lost = self.status.phase == BuildPhase::FailedToUpload;
         for platform in &mut self.status.platforms {
-            if platform.state != PlatformState::Built && request.names(&platform.platform) {
+            if (lost || platform.state != PlatformState::Built) && request.names(&platform.platform) {
                 *platform = PlatformStatus {
                     attempt: platform.attempt,
                     ..status::pending(platform.platform.clone())
@@ -310,7 +315,7 @@ impl<'a> Pass<'a> {
                 .clone()
                 .unwrap_or_else(|| Failure::new(Reason::InternalError, "A platform failed."));
             if platforms.len() > 1 {
-                failure.message = format!("{}: {}", failed.platform, failure.message);
+                failure = failure.about(&failed.platform.to_string());
             }
             return self.end_badly(BuildPhase::FailedToBuild, failure);
         }
@@ -372,19 +377,12 @@ impl<'a> Pass<'a> {
     }
 
     fn cancel(&mut self) {
-        let live = self
-            .seen
-            .platforms
-            .values()
-            .filter_map(|p| p.pod.as_ref())
-            .find(|pod| pod.is_live());
-        if let Some(pod) = live {
+        let pods = || self.seen.platforms.values().filter_map(|p| p.pod.as_ref());
+        if pods().any(SeenPod::is_live) {
             self.status.phase = BuildPhase::Cancelling;
-            if !pod.deleting {
-                self.step = Step::DeletePod {
-                    name: pod.name.clone(),
-                    uid: pod.uid.clone(),
-                };
+            if let Some(PodEffect::Delete { name, uid }) = pods().find_map(platform::deletion) {
+                self.step = Step::DeletePod { name, uid };
+                self.next = Next::Now;
             }
             return;
         }
@@ -441,28 +439,19 @@ impl<'a> Pass<'a> {
             return;
         };
         let rules = inputs.recipe.push_rules.len();
+        let exists = |name: &String| self.seen.pushes.iter().any(|push| push.name_any() == *name);
         let names: Vec<String> = (0..rules)
-            .map(|rule| status::push_name(&self.seen.build.name_any(), rule))
+            .map(|rule| push::name_of_rule(&self.seen.build, rule))
             .collect();
-        let missing = (0..rules).find(|rule| {
-            !self
-                .seen
-                .pushes
-                .iter()
-                .any(|push| push.name_any() == names[*rule])
-        });
-        // A push that was made and is gone was deleted by somebody, who did not want it.
-        let missing = missing.filter(|rule| {
-            !self.status.pushes.contains(&names[*rule])
-                || self
-                    .seen
-                    .build
-                    .status
-                    .as_ref()
-                    .is_none_or(|s| !s.pushes.contains(&names[*rule]))
-        });
+        // One that was seen once and is gone was deleted by somebody who did not want it.
+        let missing = names
+            .iter()
+            .position(|name| !exists(name) && !self.status.pushes.contains(name));
         self.status.registry_upload_status = status::summary(rules, &self.seen.pushes);
-        self.status.pushes = names;
+        self.status.pushes = names
+            .into_iter()
+            .filter(|name| exists(name) || self.status.pushes.contains(name))
+            .collect();
         if let (Some(rule), Step::Nothing) = (missing, &self.step) {
             self.step = Step::CreatePush { rule };
             self.next = Next::Now;

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     agent::report::CollectReport,
+    api::REQUEST_ANNOTATION,
     api::v1alpha1::OCIRecipeBuild,
     controller::build::{
         observe::{SeenRecipe, StagedRecord},
@@ -128,24 +129,27 @@ fn record(name: &str, failure: Option<Failure>) -> StagedRecord {
             origin: LayerOrigin::New,
         }],
     });
-    StagedRecord::Read(Box::new(BuildRecord {
-        version: 1,
-        build: BuildIdentity {
-            namespace: "demo".into(),
-            name: "web-1".into(),
-            uid: "12345678-aaaa".into(),
-            platform: platform(name),
-            attempt: 1,
-        },
-        revision: None,
-        image,
-        failure,
-        log: None,
-        warnings: Vec::new(),
-        counters: Counters::default(),
-        compressor: None,
-        finished_at: "2026-01-01T00:00:00Z".into(),
-    }))
+    StagedRecord::Read(
+        Digest::of(b"record"),
+        Box::new(BuildRecord {
+            version: 1,
+            build: BuildIdentity {
+                namespace: "demo".into(),
+                name: "web-1".into(),
+                uid: "12345678-aaaa".into(),
+                platform: platform(name),
+                attempt: 1,
+            },
+            revision: None,
+            image,
+            failure,
+            log: None,
+            warnings: Vec::new(),
+            counters: Counters::default(),
+            compressor: None,
+            finished_at: "2026-01-01T00:00:00Z".into(),
+        }),
+    )
 }
 
 fn begun() -> Observed {
@@ -471,4 +475,76 @@ fn a_finished_build_causes_no_write() {
         (Some(&later.status), later.step),
         (finished.build.status.as_ref(), Step::Nothing)
     );
+}
+
+#[test]
+fn every_push_rule_gets_its_push_and_a_deleted_one_is_not_made_again() {
+    let mut document = build(&["linux/amd64"]);
+    let rules = ["a", "b"].map(|name| json!({ "repository": format!("example.test/{name}") }));
+    document.spec.recipe.as_mut().unwrap().push_rules = serde_json::from_value(json!(rules)).unwrap();
+    let first = observed(document);
+    let first = after(&first, &decide(&first, NOW));
+    let report = CollectReport::Recorded {
+        digest: Digest::of(b"record"),
+    };
+    let mut seen = seeing(
+        first,
+        "linux/amd64",
+        Some(ended(&report)),
+        record("linux/amd64", None),
+    );
+    seen.root = StagedRoot::Present;
+    for rule in 0..2 {
+        let decision = decide(&seen, NOW);
+        assert_eq!(decision.step, Step::CreatePush { rule });
+        // A crash between the status and the effect: the same step is decided again.
+        assert_eq!(
+            decide(&after(&seen, &decision), NOW).step,
+            Step::CreatePush { rule }
+        );
+        let push = push::of_rule(&seen.build, &decision.status, rule).unwrap();
+        seen = after(&seen, &decision);
+        seen.pushes.push(Arc::new(push));
+    }
+    let settled = decide(&seen, NOW);
+    assert_eq!(
+        (settled.step.clone(), settled.status.pushes.len()),
+        (Step::Nothing, 2)
+    );
+    let mut deleted = after(&seen, &settled);
+    deleted.pushes.pop();
+    assert_eq!(decide(&deleted, NOW).step, Step::Nothing);
+}
+
+#[test]
+fn staging_that_refuses_the_index_ends_the_build_and_a_request_builds_what_was_lost() {
+    let seen = observed(build(&["linux/amd64", "linux/arm64"]));
+    let mut decision = decide(&seen, NOW);
+    decision.step = Step::PutIndex {
+        bytes: Vec::new(),
+        digest: Digest::of(b""),
+    };
+    for platform in &mut decision.status.platforms {
+        platform.state = PlatformState::Built;
+    }
+    let refused = refused(
+        &seen,
+        decision,
+        Failure::new(Reason::StagingUnavailable, "unknown manifest"),
+        NOW,
+    );
+    assert_eq!(refused.status.phase, BuildPhase::FailedToUpload);
+    let mut again = after(&seen, &refused);
+    let mut build = (*again.build).clone();
+    build.metadata.annotations = Some([(REQUEST_ANNOTATION.to_owned(), "now".to_owned())].into());
+    again.build = Arc::new(build);
+    assert_eq!(decide(&again, NOW).step, Step::CreatePod { platform: 0 });
+}
+
+#[test]
+fn a_long_message_stays_within_what_a_status_may_hold() {
+    let failure = Failure::new(Reason::BuildPodFailed, "x".repeat(4000))
+        .about("linux/amd64")
+        .about("again");
+    assert!(failure.message.len() <= 2048 && failure.message.starts_with("again: linux/amd64"));
 }

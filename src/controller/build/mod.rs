@@ -53,6 +53,10 @@ pub async fn reconcile(build: Arc<OCIRecipeBuild>, context: Arc<Context>) -> Res
                 Reason::PodRefused,
                 format!("The cluster refused the build's pod: {}", refusal_text(refusal)),
             ),
+            Error::Staging(refusal) if !refusal.is_passing() => Failure::new(
+                Reason::StagingUnavailable,
+                format!("Staging refused the index: {refusal}. If it lost images, request the build again."),
+            ),
             Error::UserNamespaceDropped => Failure::new(Reason::UserNamespacesMissing, error.to_string()),
             _ => return Err(error),
         };

@@ -11,7 +11,7 @@ use crate::{
         UserNamespaceUse,
     },
     controller::{context::Context, staging::StagingError},
-    image::Platform,
+    image::{Digest, Platform},
     kubernetes::{pod::SeenPod, watches::key},
     record::BuildRecord,
     registry::normal_origin,
@@ -68,8 +68,8 @@ pub enum StagedRecord {
     /// None was reported.
     #[default]
     None,
-    /// Read, and proven to be this attempt's.
-    Read(Box<BuildRecord>),
+    /// Read by its digest, and proven to be this attempt's.
+    Read(Digest, Box<BuildRecord>),
     /// Staging does not answer.
     Unavailable(String),
     /// It is not what the digest says, or not this attempt's.
@@ -197,7 +197,7 @@ async fn record(
                 && record.build.platform == platform
                 && i64::from(record.build.attempt) == i64::from(attempt);
             if mine {
-                StagedRecord::Read(Box::new(record))
+                StagedRecord::Read(digest, Box::new(record))
             } else {
                 StagedRecord::Invalid(format!("Record {digest} belongs to another attempt or build."))
             }
@@ -219,7 +219,7 @@ async fn root(
     };
     let mut after = status.platforms.clone();
     for one in &mut after {
-        if let Some(StagedRecord::Read(record)) = platforms.get(&one.platform).map(|seen| &seen.record) {
+        if let Some(StagedRecord::Read(_, record)) = platforms.get(&one.platform).map(|seen| &seen.record) {
             status::take_record(one, record, None, jiff::Timestamp::UNIX_EPOCH);
         }
     }

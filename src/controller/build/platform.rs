@@ -104,8 +104,9 @@ fn begin(status: &mut PlatformStatus, seen: &SeenPlatform, now: Timestamp) -> Ne
 
 fn building(status: &mut PlatformStatus, seen: &SeenPlatform, now: Timestamp) -> Need {
     match (&seen.record, &seen.pod) {
-        (StagedRecord::Read(record), pod) => {
+        (StagedRecord::Read(digest, record), pod) => {
             status::take_record(status, record, pod.as_ref(), now);
+            status.record = Some(digest.clone());
             Need {
                 revision: pod.as_ref().and_then(fetched),
                 ..Need::default()
@@ -146,6 +147,15 @@ fn at_work(status: &mut PlatformStatus, seen: &SeenPlatform, pod: &SeenPod, now:
             look_again: Some(Duration::ZERO),
             ..Need::default()
         },
+        // The kubelet counted the wait for a Secret as running time; the build itself has not begun.
+        BuildPod::Broken(failure)
+            if failure.reason == Reason::DeadlineExceeded
+                && seen.mount_trouble.is_some()
+                && !pod.has_begun() =>
+        {
+            status.state = PlatformState::Pending;
+            begin(status, seen, now)
+        }
         BuildPod::Broken(failure) if failure.class == FailureClass::Infrastructure => {
             spoil(status, failure, seen, now)
         }
@@ -157,13 +167,13 @@ fn at_work(status: &mut PlatformStatus, seen: &SeenPlatform, pod: &SeenPod, now:
 }
 
 /// An attempt that the cluster spoiled: another one follows while any are left.
-fn spoil(status: &mut PlatformStatus, mut failure: Failure, seen: &SeenPlatform, now: Timestamp) -> Need {
+fn spoil(status: &mut PlatformStatus, failure: Failure, seen: &SeenPlatform, now: Timestamp) -> Need {
     status.infrastructure_failures += 1;
     if status.infrastructure_failures >= INFRASTRUCTURE_ATTEMPTS {
-        failure.message = format!(
-            "{} Given up after {INFRASTRUCTURE_ATTEMPTS} such attempts; request the build again when the cause is mended.",
-            failure.message
+        let advice = format!(
+            "given up after {INFRASTRUCTURE_ATTEMPTS} such attempts, request the build again when the cause is mended"
         );
+        let failure = failure.about(&advice);
         fail(status, failure, now);
         return seen
             .pod

@@ -171,12 +171,16 @@ fn fetch(
                 .unwrap_or_default(),
         },
     };
+    let artifact = recipe.source.artifact.as_ref();
+    let origin = artifact.and_then(|artifact| artifact.reference.split('/').next());
     let plan = FetchPlan {
         source,
         context_dir: recipe.context_dir.clone(),
         build_file: strategy.needs_build_file.then(|| recipe.build_file.clone()),
         credentials_dir: credentials.then(|| CREDENTIALS.to_owned()),
-        registries: settings.registries.clone(),
+        registries: settings
+            .registries
+            .with_roots_of(&origin.into_iter().collect::<Vec<_>>()),
     };
     let mut mounts = vec![mount("workspace", MOUNT, false)];
     if credentials {

@@ -58,6 +58,18 @@ pub fn reduce(pod: &SeenPod, mount_trouble: Option<&str>) -> BuildPod {
             format!("No node can run the build's pod: {message}"),
         );
     }
+    // One that never ran its first instruction told nobody: the others would wait for it until the deadline.
+    for name in [FETCH, BUILD] {
+        if let Container::Ended { reason, message, .. } = pod.container(name)
+            && matches!(reason.as_str(), "StartError" | "ContainerCannotRun")
+        {
+            let text = format!(
+                "Container {name:?} of pod {} could not be started: {message}",
+                pod.name
+            );
+            return BuildPod::Broken(Failure::new(Reason::BuildPodFailed, text));
+        }
+    }
     if matches!(pod.container(COLLECT), Container::Running) {
         return BuildPod::Running;
     }

@@ -41,16 +41,6 @@ pub fn pending(platform: Platform) -> PlatformStatus {
     }
 }
 
-/// The name of the push of a rule.
-pub fn push_name(build: &str, rule: usize) -> String {
-    let room = 63 - "-push-00".len();
-    let mut end = build.len().min(room);
-    while !build.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}-push-{}", build[..end].trim_end_matches(['-', '.']), rule + 1)
-}
-
 /// Writes what a record says into the platform's entry.
 pub fn take_record(status: &mut PlatformStatus, record: &BuildRecord, pod: Option<&SeenPod>, now: Timestamp) {
     status.finished_at = Some(Time(now));

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt as _;
 
 use super::{
     observe::{Observed, Source},
@@ -19,11 +18,8 @@ use crate::{
         plan::{PushPlan, PushSource, PushTarget},
         report::{self, PushReport},
     },
-    api::{
-        REQUEST_ANNOTATION,
-        v1alpha1::{RegistryPushStatus, TargetState, condition},
-    },
-    controller::next::Next,
+    api::v1alpha1::{RegistryPushStatus, TargetState, condition},
+    controller::{build::image::json_digest, next::Next, request},
     kubernetes::pod::{Container, SeenPod},
     record::{Failure, Reason},
     registry::normal_origin,
@@ -105,9 +101,12 @@ impl<'a> Pass<'a> {
     fn begin(seen: &'a Observed, now: Timestamp) -> Self {
         let mut status = seen.push.status.clone().unwrap_or_default();
         let generation = seen.push.metadata.generation;
+        let spec = &seen.push.spec;
+        let wanted = json_digest(&(&spec.source, &spec.targets, &spec.platforms));
+        let differs = status.wanted.as_ref() != Some(&wanted);
         // The pod of an older specification ends first: its report would be taken for the new one's.
-        let outdated = status.observed_generation != generation && live(seen).is_some();
-        let changed = status.observed_generation != generation && !outdated;
+        let outdated = differs && live(seen).is_some();
+        let changed = differs && !outdated;
         let ended = !changed && condition::is_true(&status.conditions, condition::FINISHED);
         if changed {
             // What is at a target stays there; the new specification is pushed whole, which costs a look.
@@ -116,6 +115,8 @@ impl<'a> Pass<'a> {
             status.finished_at = None;
             status.next_attempt_at = None;
             status.pod = None;
+            status.attempts_before_request = status.attempt;
+            status.wanted = Some(wanted);
         }
         if !outdated {
             status.observed_generation = generation;
@@ -161,13 +162,14 @@ impl<'a> Pass<'a> {
 
     /// A request on a push that ended starts its failed targets anew; on a waiting one it ends the wait.
     fn answer_request(&mut self) {
-        let Some(text) = self.seen.push.annotations().get(REQUEST_ANNOTATION) else {
+        let Some(text) = request::of(&*self.seen.push) else {
             return;
         };
-        if self.status.last_handled_request.as_ref() == Some(text) {
+        if self.status.last_handled_request.as_deref() == Some(text) {
             return;
         }
-        self.status.last_handled_request = Some(text.clone());
+        self.status.last_handled_request = Some(text.to_owned());
+        self.status.attempts_before_request = self.status.attempt;
         self.status.next_attempt_at = None;
         if self.ended {
             for (entry, target) in self.status.targets.iter_mut().zip(&self.seen.push.spec.targets) {
@@ -184,10 +186,13 @@ impl<'a> Pass<'a> {
     fn attempt_under_way(&mut self) {
         let Some(pod) = &self.seen.pod else {
             if self.seen.pod_was_seen {
-                return self.attempt_failed(Failure::new(
-                    Reason::PushPodFailed,
-                    "The push's pod was deleted before it reported.",
-                ));
+                return self.attempt_failed(
+                    Failure::new(
+                        Reason::PushPodFailed,
+                        "The push's pod was deleted before it reported.",
+                    ),
+                    0,
+                );
             }
             return self.create();
         };
@@ -204,7 +209,7 @@ impl<'a> Pass<'a> {
                         "The push's pod ended with code {code} ({reason}) and without a report; see kubectl logs {}.",
                         pod.name
                     );
-                    self.attempt_failed(Failure::new(Reason::PushPodFailed, text));
+                    self.attempt_failed(Failure::new(Reason::PushPodFailed, text), 0);
                 }
             };
         }
@@ -214,7 +219,7 @@ impl<'a> Pass<'a> {
                 pod.reason.as_deref().unwrap_or("unknown"),
                 pod.message.as_deref().unwrap_or_default()
             );
-            return self.attempt_failed(Failure::new(Reason::PushPodFailed, text));
+            return self.attempt_failed(Failure::new(Reason::PushPodFailed, text), 0);
         }
         self.waiting = match (
             pod.blocked(),
@@ -241,14 +246,18 @@ impl<'a> Pass<'a> {
         if report.digest.is_some() {
             self.status.digest.clone_from(&report.digest);
         }
+        let asked = report
+            .targets
+            .iter()
+            .filter_map(|target| target.retry_after_seconds)
+            .max()
+            .unwrap_or(0);
         if let Some(failure) = &report.failure {
-            return self.attempt_failed(failure.clone());
+            return self.attempt_failed(failure.clone(), asked);
         }
-        let last = self.status.attempt >= ATTEMPTS;
-        let mut longest = 0;
+        let last = self.attempts() >= ATTEMPTS;
         let planned = self.planned();
         for (index, entry_report) in planned.into_iter().zip(&report.targets) {
-            longest = longest.max(entry_report.retry_after_seconds.unwrap_or(0));
             status::take_report(
                 &mut self.status.targets[index],
                 &self.seen.push.spec.targets[index],
@@ -258,17 +267,22 @@ impl<'a> Pass<'a> {
         }
         self.status.pod = None;
         self.status.failure = None;
-        self.settle(i64::try_from(longest).unwrap_or(LONGEST_WAIT));
+        self.settle(i64::try_from(asked).unwrap_or(LONGEST_WAIT));
+    }
+
+    /// Attempts since the specification, or a request, last asked for the push.
+    fn attempts(&self) -> i32 {
+        self.status.attempt - self.status.attempts_before_request
     }
 
     /// A failure that concerns every target of the attempt.
-    fn attempt_failed(&mut self, failure: Failure) {
+    fn attempt_failed(&mut self, failure: Failure, asked: u64) {
         self.status.pod = None;
-        if !failure.retryable || self.status.attempt >= ATTEMPTS {
+        if !failure.retryable || self.attempts() >= ATTEMPTS {
             return self.finish(Some(failure));
         }
         self.status.failure = Some(failure);
-        self.settle(0);
+        self.settle(i64::try_from(asked).unwrap_or(LONGEST_WAIT));
     }
 
     /// After an attempt: done, or the next one at its time.
@@ -281,7 +295,7 @@ impl<'a> Pass<'a> {
         {
             return self.finish(None);
         }
-        let doublings = u32::try_from(self.status.attempt - 1).unwrap_or(0).min(10);
+        let doublings = u32::try_from(self.attempts() - 1).unwrap_or(0).min(10);
         let wait = (FIRST_WAIT << doublings)
             .min(LONGEST_WAIT)
             .max(asked.min(24 * 3600));
@@ -318,7 +332,12 @@ impl<'a> Pass<'a> {
             }
             Source::Ready(source) => self.status.digest = source.digest.clone().or(self.status.digest.take()),
         }
-        for entry in &mut self.status.targets {
+        for entry in self
+            .status
+            .targets
+            .iter_mut()
+            .filter(|t| t.state == TargetState::Pending)
+        {
             let origin = origin_of(&entry.repository);
             if self.seen.forbidden.contains(&normal_origin(origin)) {
                 entry.state = TargetState::Failed;
@@ -361,6 +380,14 @@ impl<'a> Pass<'a> {
     }
 
     fn plan(&self, source: &PushSource) -> PushPlan {
+        let targets = self
+            .seen
+            .push
+            .spec
+            .targets
+            .iter()
+            .map(|target| origin_of(&target.repository));
+        let origins: Vec<&str> = targets.chain([source.registry.as_str()]).collect();
         let targets = self.planned().into_iter().map(|index| {
             let target = &self.seen.push.spec.targets[index];
             PushTarget {
@@ -373,7 +400,7 @@ impl<'a> Pass<'a> {
         PushPlan {
             source: source.clone(),
             targets: targets.collect(),
-            registries: self.seen.registries.clone(),
+            registries: self.seen.registries.with_roots_of(&origins),
             platforms: self
                 .seen
                 .push
@@ -485,3 +512,7 @@ fn live(seen: &Observed) -> Option<&SeenPod> {
         .as_ref()
         .filter(|pod| !pod.ended && !matches!(pod.container(PUSH), Container::Ended { .. }))
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

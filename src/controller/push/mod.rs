@@ -118,6 +118,21 @@ async fn apply(push: &RegistryPush, decision: &decide::Decision, context: &Conte
     Ok(())
 }
 
+/// The name of the push that a build makes for one of its recipe's rules.
+///
+/// `<build>-push-<n>` where that fits; a longer one is cut and has the build's UID in it.
+pub fn name_of_rule(build: &OCIRecipeBuild, rule: usize) -> String {
+    let name = format!("{}-push-{}", build.name_any(), rule + 1);
+    if name.len() <= 63 && !name.contains('.') {
+        return name;
+    }
+    pod_parts::child_name(
+        &build.name_any(),
+        &build.uid().unwrap_or_default(),
+        &format!("push-{}", rule + 1),
+    )
+}
+
 /// The push that a build makes for one of its recipe's rules.
 pub fn of_rule(build: &OCIRecipeBuild, status: &OCIRecipeBuildStatus, rule: usize) -> Option<RegistryPush> {
     let inputs = status.inputs.as_ref()?;
@@ -168,7 +183,7 @@ pub fn of_rule(build: &OCIRecipeBuild, status: &OCIRecipeBuildStatus, rule: usiz
         suspend: false,
         cancel: false,
     };
-    let name = super::build::status::push_name(&build.name_any(), rule);
+    let name = name_of_rule(build, rule);
     Some(RegistryPush {
         metadata: pod_parts::owned_by(build, name, &labels),
         spec,

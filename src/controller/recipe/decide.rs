@@ -7,13 +7,13 @@ use kube::ResourceExt as _;
 
 use crate::{
     api::{
-        ANSWERS_ANNOTATION, GENERATION_LABEL, REQUEST_ANNOTATION,
+        ANSWERS_ANNOTATION, GENERATION_LABEL,
         v1alpha1::{
             BuildPhase, LatestBuild, LatestImage, OCIRecipe, OCIRecipeBuild, OCIRecipeStatus, Trigger,
             condition::{Conditions, READY, RECONCILING, STALLED, Status},
         },
     },
-    controller::next::Next,
+    controller::{next::Next, request},
 };
 
 /// What a pass sees.
@@ -49,14 +49,31 @@ pub struct Decision {
     pub next: Next,
 }
 
+impl Decision {
+    /// The same pass, had it known that the build's name is taken: the number is spent, nothing was built.
+    #[must_use]
+    pub fn with_name_taken(self, recipe: &OCIRecipe) -> Self {
+        let before = recipe.status.clone().unwrap_or_default();
+        let status = OCIRecipeStatus {
+            build_number: self.status.build_number,
+            ..before
+        };
+        Self {
+            status,
+            step: Step::Nothing,
+            next: Next::Now,
+        }
+    }
+}
+
 /// The name of the build of a number.
 pub fn build_name(recipe: &str, number: i64) -> String {
     format!("{recipe}-{number}")
 }
 
 /// The request that the recipe carries.
-pub fn request(recipe: &OCIRecipe) -> Option<&str> {
-    recipe.annotations().get(REQUEST_ANNOTATION).map(String::as_str)
+pub fn request_of(recipe: &OCIRecipe) -> Option<&str> {
+    request::of(recipe)
 }
 
 /// Decides one pass.
@@ -73,7 +90,7 @@ pub fn decide(seen: &Observed, now: Timestamp) -> Decision {
     let answered = seen.builds.iter().find(|build| answers(build, recipe));
     let changed = recipe.spec.trigger == Trigger::OnChange && status.built_generation != generation;
     let requested =
-        request(recipe).is_some_and(|request| status.last_handled_request.as_deref() != Some(request));
+        request_of(recipe).is_some_and(|request| status.last_handled_request.as_deref() != Some(request));
     if let Some(build) = answered.filter(|_| changed || requested) {
         // Made by a pass that ended before it could say so.
         take(
@@ -126,7 +143,7 @@ pub fn decide(seen: &Observed, now: Timestamp) -> Decision {
 fn take(status: &mut OCIRecipeStatus, recipe: &OCIRecipe, number: i64) {
     status.build_number = status.build_number.max(number);
     status.built_generation = recipe.metadata.generation;
-    status.last_handled_request = request(recipe)
+    status.last_handled_request = request_of(recipe)
         .map(ToOwned::to_owned)
         .or(status.last_handled_request.take());
 }
@@ -135,7 +152,7 @@ fn take(status: &mut OCIRecipeStatus, recipe: &OCIRecipe, number: i64) {
 fn answers(build: &OCIRecipeBuild, recipe: &OCIRecipe) -> bool {
     let generation = recipe.metadata.generation.unwrap_or_default().to_string();
     build.labels().get(GENERATION_LABEL) == Some(&generation)
-        && build.annotations().get(ANSWERS_ANNOTATION).map(String::as_str) == request(recipe)
+        && build.annotations().get(ANSWERS_ANNOTATION).map(String::as_str) == request::of(recipe)
 }
 
 fn number_of(recipe: &OCIRecipe, build: &OCIRecipeBuild) -> Option<i64> {
@@ -200,6 +217,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::REQUEST_ANNOTATION;
 
     fn recipe(generation: i64, extra: &serde_json::Value) -> Arc<OCIRecipe> {
         let mut document = json!({
@@ -278,6 +296,20 @@ mod tests {
         changed.metadata.generation = Some(2);
         assert_eq!(
             pass(&Arc::new(changed), &[]).step,
+            Step::CreateBuild { name: "web-2".into() }
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_taken_spends_its_number_and_the_next_one_is_built() {
+        let recipe = recipe(1, &json!({}));
+        let taken = pass(&recipe, &[]).with_name_taken(&recipe);
+        assert_eq!(
+            (taken.status.build_number, taken.status.built_generation),
+            (1, None)
+        );
+        assert_eq!(
+            pass(&after(&recipe, &taken), &[]).step,
             Step::CreateBuild { name: "web-2".into() }
         );
     }

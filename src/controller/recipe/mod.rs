@@ -39,11 +39,18 @@ pub async fn reconcile(recipe: Arc<OCIRecipe>, context: Arc<Context>) -> Result<
     };
     let observed = observe(Arc::clone(&recipe), &context);
     let decision = decide(&observed, Timestamp::now());
+    let mut decision = decision;
     if let Step::CreateBuild { name } = &decision.step {
-        let wanted = build(&recipe, name);
-        match context.cluster.create(&namespace, &wanted).await? {
-            Created::New(build) | Created::Exists(build) => context.own_builds.remember(build),
-        };
+        match context.cluster.create(&namespace, &build(&recipe, name)).await? {
+            Created::New(build) => {
+                context.own_builds.remember(build);
+            }
+            Created::Exists(build) if owned_by(&build, &recipe.uid().unwrap_or_default()) => {
+                context.own_builds.remember(build);
+            }
+            // Somebody's own build, or one of a deleted recipe of this name: the next number is free.
+            Created::Exists(_) => decision = decision.with_name_taken(&recipe),
+        }
     }
     let differs = recipe.status.as_ref() != Some(&decision.status);
     if differs {
@@ -89,8 +96,8 @@ fn build(recipe: &OCIRecipe, name: &str) -> OCIRecipeBuild {
         (GENERATION_LABEL, generation.as_str()),
     ];
     let mut metadata = pod_parts::owned_by(recipe, name.to_owned(), &labels);
-    metadata.annotations =
-        decide::request(recipe).map(|request| [(ANSWERS_ANNOTATION.to_owned(), request.to_owned())].into());
+    metadata.annotations = decide::request_of(recipe)
+        .map(|request| [(ANSWERS_ANNOTATION.to_owned(), request.to_owned())].into());
     OCIRecipeBuild {
         metadata,
         spec: OCIRecipeBuildSpec {
