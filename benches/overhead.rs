@@ -295,7 +295,6 @@ impl Bench {
                 "restartPolicy": "Never", "hostUsers": false, "automountServiceAccountToken": false, "enableServiceLinks": false,
                 "containers": [{
                     "name": "build", "image": strategy.image, "command": command, "env": env,
-                    "resources": { "requests": { "cpu": "100m" } },
                     "securityContext": {
                         "runAsUser": 0, "allowPrivilegeEscalation": false,
                         "capabilities": { "drop": ["ALL"], "add": strategy.security.capabilities },

@@ -20,6 +20,9 @@ use crate::{
 /// The user of Slipway's own image.
 pub const AGENT_USER: i64 = 65532;
 
+/// Agents take turns with the build, so what they ask for comes on top of what is used.
+const AGENT_REQUESTS: &[(&str, &str)] = &[("cpu", "10m"), ("memory", "32Mi")];
+
 /// What every container of Slipway's own runs with: Pod Security "restricted" and a read-only root.
 pub fn restricted() -> SecurityContext {
     SecurityContext {

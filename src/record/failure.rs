@@ -135,7 +135,7 @@ reasons! {
     BuildFailed => User,
     /// The builder used more memory than its limit; raise `spec.resources.memory`.
     OutOfMemoryKilled => User,
-    /// The build ran longer than `spec.timeout`; raise it, or make the build faster.
+    /// The build ran longer than `spec.timeoutSeconds`; raise it, or make the build faster.
     DeadlineExceeded => User,
     /// The builder ended well but left no archive at the agreed path.
     ArchiveMissing => User,

@@ -251,7 +251,14 @@ fn build(
             }),
     );
     let memory = recipe.resources.memory.as_deref();
-    let mut requests = vec![("cpu", recipe.resources.cpu.as_deref().unwrap_or("100m"))];
+    // Nothing is requested that the recipe does not ask for: a guess would keep builds off a node that has room.
+    let mut requests: Vec<_> = recipe
+        .resources
+        .cpu
+        .as_deref()
+        .map(|cpu| ("cpu", cpu))
+        .into_iter()
+        .collect();
     requests.extend(memory.map(|m| ("memory", m)));
     Container {
         name: BUILD.into(),
@@ -448,3 +455,7 @@ fn toleration(toleration: &PodToleration) -> Toleration {
         toleration_seconds: None,
     }
 }
+
+#[cfg(test)]
+#[path = "pod_tests.rs"]
+mod tests;
