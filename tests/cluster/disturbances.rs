@@ -3,7 +3,7 @@
 use serde_json::json;
 use slipway::api::v1alpha1::OCIRecipeBuild;
 
-use crate::support::{Arena, REGISTRY, buildah, kubectl, shell, with};
+use crate::support::{Arena, REGISTRY, buildah, kubectl, pods_gone, shell, with};
 
 async fn kill_the_operator() {
     let system = ["--namespace", "slipway-system"];
@@ -100,21 +100,7 @@ async fn staging_that_is_down_in_mid_collect_delays_the_build_and_costs_nothing_
         .unwrap();
     };
     scale("--replicas=0").await;
-    kubectl(
-        &[
-            "--namespace",
-            "slipway-system",
-            "wait",
-            "pod",
-            "-l",
-            "app.kubernetes.io/component=staging",
-            "--for=delete",
-            "--timeout=60s",
-        ],
-        None,
-    )
-    .await
-    .unwrap();
+    pods_gone("slipway-system", &["-l", "app.kubernetes.io/component=staging"]).await;
     arena.build("patient", buildah(script)).await;
     arena.building("patient").await;
     // The build container has ended when the collector is the only one that runs: it waits for staging now.

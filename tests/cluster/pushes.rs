@@ -6,7 +6,7 @@ use slipway::{
     record::Reason,
 };
 
-use crate::support::{Arena, REGISTRY, REGISTRY_ADDRESS, buildah, kubectl, run};
+use crate::support::{Arena, REGISTRY, REGISTRY_ADDRESS, buildah, kubectl, pods_gone, run};
 
 fn finished(push: &RegistryPush) -> bool {
     push.status
@@ -150,21 +150,7 @@ async fn a_target_that_is_down_is_pushed_to_when_it_comes_back_without_a_rebuild
     )
     .await
     .unwrap();
-    kubectl(
-        &[
-            "--namespace",
-            &arena.namespace,
-            "wait",
-            "pod",
-            "-l",
-            "app=registry",
-            "--for=delete",
-            "--timeout=60s",
-        ],
-        None,
-    )
-    .await
-    .unwrap();
+    pods_gone(&arena.namespace, &["-l", "app=registry"]).await;
     let origin = format!("registry.{}.svc.cluster.local:5000", arena.namespace);
     let policy = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy", "metadata": { "name": arena.namespace }, "spec": { "origin": origin, "plainHTTP": true } });
     kubectl(&["apply", "-f", "-"], Some(&policy.to_string()))

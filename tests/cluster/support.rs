@@ -227,18 +227,7 @@ impl Arena {
 
     /// Waits until no pod is left.
     pub async fn no_pods(&self) {
-        let gone = [
-            "--namespace",
-            &self.namespace,
-            "wait",
-            "pods",
-            "--all",
-            "--for=delete",
-            "--timeout=60s",
-        ];
-        if let Err(error) = kubectl(&gone, None).await {
-            assert!(error.contains("no matching resources found"), "{error}");
-        }
+        pods_gone(&self.namespace, &["--all"]).await;
     }
 
     pub async fn patch<K>(&self, name: &str, patch: Value)
@@ -300,6 +289,25 @@ async fn client() -> Option<Client> {
         })
         .await;
     Some(Client::try_default().await.unwrap())
+}
+
+/// Waits until the pods that `which` selects are gone; none at all is fine.
+pub async fn pods_gone(namespace: &str, which: &[&str]) {
+    let wait = [
+        &[
+            "--namespace",
+            namespace,
+            "wait",
+            "pods",
+            "--for=delete",
+            "--timeout=60s",
+        ],
+        which,
+    ]
+    .concat();
+    if let Err(error) = kubectl(&wait, None).await {
+        assert!(error.contains("no matching resources found"), "{error}");
+    }
 }
 
 /// A recipe whose source is one file.
