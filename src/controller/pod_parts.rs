@@ -70,10 +70,7 @@ pub fn agent(
             PLAN_VARIABLE,
             escaped(&serde_json::to_string(plan).unwrap_or_default()),
         )]),
-        resources: Some(resources(
-            &[("cpu", "50m"), ("memory", "64Mi")],
-            &[("memory", memory)],
-        )),
+        resources: Some(resources(AGENT_REQUESTS, &[("memory", memory)])),
         security_context: Some(restricted()),
         termination_message_policy: Some("File".into()),
         volume_mounts: Some(mounts),
