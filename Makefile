@@ -59,6 +59,7 @@ test-charts: ## Lint and render the charts
 
 .PHONY: test-cluster
 test-cluster: binary up images ## On a real API server and a real kubelet
+	hack/demo/run install
 	eval "$$(hack/cluster/cluster env)"; \
 	hack/suite api-server cargo test --locked --test api_server --quiet; \
 	hack/suite kubelet cargo test --locked --test cluster --quiet -- --test-threads 4
