@@ -157,7 +157,10 @@ fn decoded<K: Resource<DynamicType = ()> + Clone>(
 /// Waits until a watch has shown the whole list once.
 pub async fn listed(mut gate: watch::Receiver<Gate>) {
     // The sender lives as long as the watch; if it is gone the process is ending anyway.
-    let _ = gate.wait_for(|state| *state == Gate::Ready).await;
+    // One that failed after its list goes on without another: there is nothing more to wait for.
+    let _ = gate
+        .wait_for(|state| matches!(state, Gate::Ready | Gate::Failing { listed: true, .. }))
+        .await;
 }
 
 /// How often every object is looked at without an event: what a lost event left behind is repaired then.
@@ -166,4 +169,24 @@ pub const RESYNC: Duration = Duration::from_secs(300);
 /// A key into a namespaced store.
 pub fn key<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> ObjectRef<K> {
     ObjectRef::new(name).within(namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_watch_that_failed_after_its_list_is_not_waited_for() {
+        let failing = |listed| Gate::Failing {
+            error: "429".into(),
+            since: Instant::now(),
+            listed,
+        };
+        let (gate, receiver) = watch::channel(failing(false));
+        assert_eq!(listed(receiver.clone()).now_or_never(), None);
+        gate.send_replace(failing(true));
+        assert_eq!(listed(receiver).now_or_never(), Some(()));
+    }
 }
