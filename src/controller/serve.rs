@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use super::metrics::Metrics;
 use crate::kubernetes::watches::Gate;
 
-/// Longer than the backoff of a watch: a watch that failed has failed again by then.
-const FORGIVEN: Duration = Duration::from_secs(60);
+/// A watch that goes on failing says so again and again, the first times within seconds; one that has been
+/// silent for this long went on.
+const FORGIVEN: Duration = Duration::from_secs(10);
 
 /// The named gates that readiness waits for.
 #[derive(Clone, Default)]
