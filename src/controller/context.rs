@@ -11,7 +11,7 @@ use kube::{
     Resource, ResourceExt as _,
     runtime::{
         events::{Event, Recorder},
-        reflector::{ObjectRef, Store},
+        reflector::Store,
     },
 };
 
@@ -316,11 +316,6 @@ impl Context {
 /// A reference to an object, for events.
 pub fn about<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
     object.object_ref(&())
-}
-
-/// A cluster-scoped key.
-pub fn cluster_key<K: Resource<DynamicType = ()>>(name: &str) -> ObjectRef<K> {
-    ObjectRef::new(name)
 }
 
 /// The minor version in `v1.36.3`.

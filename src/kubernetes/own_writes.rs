@@ -59,14 +59,6 @@ impl<K: Resource<DynamicType = ()> + Clone> OwnWrites<K> {
         }
         Some(Arc::clone(written))
     }
-
-    /// Forgets an object that the watch has shown to be deleted.
-    pub fn forget(&self, key: &ObjectRef<K>) {
-        self.latest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(key);
-    }
 }
 
 /// Resource versions of one kind are comparable numbers (guaranteed since Kubernetes 1.35, true of etcd since
