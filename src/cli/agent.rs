@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{
-    collect, fetch, gate,
+    collect, fetch, gate, identity,
     plan::PLAN_VARIABLE,
     push,
     report::{self, CollectReport, StageOutcome},
@@ -50,16 +50,19 @@ async fn work(command: AgentCommand) -> anyhow::Result<ExitCode> {
         AgentCommand::Fetch => {
             let outcome = fetch::run(plan()?, workspace).await;
             report::leave(&outcome)?;
+            identity::tell("fetch", &outcome).await;
             matches!(outcome, StageOutcome::Done { .. })
         }
         AgentCommand::Collect => {
             let outcome = collect::run(plan()?, workspace).await;
             report::leave(&outcome)?;
+            identity::tell("collect", &outcome).await;
             matches!(outcome, CollectReport::Recorded { .. })
         }
         AgentCommand::Push => {
             let outcome = push::run(plan()?).await;
             report::leave(&outcome)?;
+            identity::tell("push", &outcome).await;
             outcome.failure.is_none() && outcome.targets.iter().all(|target| target.failure.is_none())
         }
         AgentCommand::InstallGate { path } => {

@@ -32,7 +32,11 @@ pub struct ControllerArguments {
     /// This replica's name in the lease.
     #[arg(long, env = "POD_NAME", default_value = "slipway")]
     identity: String,
-    /// Where probes and metrics are served.
+    /// Where build and push pods reach what this serves, for example http://slipway.slipway-system.svc:8080; their
+    /// ends are known a second or two later without it.
+    #[arg(long, env = "SLIPWAY_OPERATOR_URL")]
+    operator_url: Option<String>,
+    /// Where probes, metrics and the reports of pods are served.
     #[arg(long, env = "SLIPWAY_LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
     /// How the gate gets into build containers; by the nodes' versions when absent.
@@ -59,6 +63,7 @@ pub async fn run(arguments: ControllerArguments) -> anyhow::Result<()> {
             image: arguments.image,
             gate: arguments.gate,
             user_namespaces: !arguments.no_user_namespaces,
+            operator_url: arguments.operator_url.filter(|url| !url.is_empty()),
         },
         staging: StagingSettings {
             registry: arguments.staging_registry,

@@ -18,6 +18,8 @@ use kube::{
 use super::{
     error::{Class, backoff},
     metrics::Metrics,
+    pod_parts::AgentRuntime,
+    reports::Reports,
     staging::Staging,
 };
 use crate::{
@@ -27,7 +29,7 @@ use crate::{
         RegistryPush, UserNamespaceUse,
     },
     controller::build::status::owned_by,
-    kubernetes::{cluster::Cluster, own_writes::OwnWrites, watches::key},
+    kubernetes::{cluster::Cluster, own_writes::OwnWrites, pod::SeenPod, watches::key},
     registry::normal_origin,
 };
 
@@ -49,6 +51,8 @@ pub struct Settings {
     pub gate: Option<GateDelivery>,
     /// Whether user namespaces are used where nodes offer them.
     pub user_namespaces: bool,
+    /// Where agents report to, as pods reach it; without it their ends are known from the kubelet alone.
+    pub operator_url: Option<String>,
 }
 
 /// Every cache.
@@ -117,6 +121,8 @@ pub struct Context {
     pub own_pushes: OwnWrites<RegistryPush>,
     /// Own writes to pods.
     pub own_pods: OwnWrites<Pod>,
+    /// What agents reported themselves.
+    pub reports: Reports,
     /// The staging registry.
     pub staging: Staging,
     /// Events.
@@ -136,6 +142,7 @@ impl Context {
         cluster: Cluster,
         settings: Settings,
         stores: Stores,
+        reports: Reports,
         staging: Staging,
         recorder: Recorder,
         metrics: Metrics,
@@ -148,6 +155,7 @@ impl Context {
             own_builds: OwnWrites::default(),
             own_pushes: OwnWrites::default(),
             own_pods: OwnWrites::default(),
+            reports,
             staging,
             recorder,
             metrics,
@@ -175,6 +183,21 @@ impl Context {
     pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         let key = key(namespace, name);
         self.own_pods.newest(&key, self.stores.pods.get(&key))
+    }
+
+    /// A pod as decisions see it: what the kubelet shows, and what its agents have said since.
+    pub fn seen_pod(&self, pod: &Pod) -> SeenPod {
+        let mut seen = SeenPod::from(pod);
+        self.reports.lay_over(&mut seen);
+        seen
+    }
+
+    /// What the containers of Slipway's own image run with.
+    pub fn agents(&self) -> AgentRuntime {
+        AgentRuntime {
+            image: self.settings.image.clone(),
+            operator_url: self.settings.operator_url.clone(),
+        }
     }
 
     /// A build, at least as new as what was written here.

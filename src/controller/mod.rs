@@ -3,6 +3,7 @@
 //! No layer passes through here and no Secret is read here; pods do both.
 
 pub mod build;
+mod callers;
 pub mod context;
 mod error;
 mod events;
@@ -11,6 +12,7 @@ mod next;
 mod pod_parts;
 pub mod push;
 pub mod recipe;
+mod reports;
 mod request;
 mod serve;
 mod staging;
@@ -25,7 +27,7 @@ use std::{fmt::Debug, future::Future, net::SocketAddr, sync::Arc};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope,
-    api::core::v1::{Event, Node, Pod},
+    api::core::v1::{ContainerStatus, Event, Node, Pod, PodStatus},
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
@@ -40,17 +42,21 @@ use kube::{
 use tokio::sync::watch::Receiver;
 
 use self::{
+    callers::Callers,
     context::{Context, MountTroubles, Stores},
     metrics::{Controller, Metrics},
+    reports::Reports,
     serve::Gates,
     staging::Staging,
     triggers::{Queue, Queues},
 };
 use crate::{
+    agent::identity::AUDIENCE,
     api::{MANAGED_BY, MANAGED_BY_LABEL},
     kubernetes::{
         cluster::Cluster,
         lease::{Leadership, LeaseLost},
+        pod_identity::TokenVerifier,
         watches::{self, Change, Gate, listed, watch},
     },
     registry::RegistryError,
@@ -58,6 +64,9 @@ use crate::{
 
 /// Passes of one kind at the same time. A pass waits for the API server and for staging, hardly for a core.
 const CONCURRENCY: u16 = 16;
+
+/// Objects of one page of a list.
+const PAGE: u32 = 100;
 
 /// The name of the lease, and of the reporter of events.
 const NAME: &str = "slipway";
@@ -118,8 +127,16 @@ pub async fn run(
     };
     let watched = start_watches(&client, &options, &queues);
 
+    let verifier = TokenVerifier::new(client.clone(), AUDIENCE);
+    let callers = Arc::new(Callers::new(verifier, watched.stores.pods.clone()));
+    let reports = Reports::new(callers, queues.clone());
     let gates = Gates::new(watched.gates.clone());
-    let serving = tokio::spawn(serve::serve(options.listen, gates, metrics.clone()));
+    let serving = tokio::spawn(serve::serve(
+        options.listen,
+        gates,
+        metrics.clone(),
+        reports.routes(),
+    ));
     let leadership = Leadership::new(client.clone(), &options.namespace, NAME, &options.identity);
     let mut stop = std::pin::pin!(stop.fuse());
     tokio::select! {
@@ -154,6 +171,7 @@ pub async fn run(
         cluster,
         options.settings,
         watched.stores,
+        reports,
         staging,
         recorder,
         metrics,
@@ -274,7 +292,7 @@ fn start_watches(client: &Client, options: &Options, queues: &Queues) -> Watched
     gate("registrypushes", receiver);
     tokio::spawn(task);
 
-    let (builds, receiver, task) = watch(namespaced(client, scope), config(), |_| {}, {
+    let (builds, receiver, task) = watch(namespaced(client, scope), config(), build::kept::trim, {
         let (queues, pushes) = (queues.clone(), pushes.clone());
         move |change: Change<_>| queues.build_changed(change.object(), &pushes.state())
     });
@@ -373,8 +391,8 @@ fn watch_mounts(client: &Client, scope: Option<&str>, queues: &Queues, pods: &St
 }
 
 fn config() -> watcher::Config {
-    // A list from the API server's cache is as good for a watch and costs etcd nothing.
-    watcher::Config::default().any_semantic()
+    // A page is decoded as a whole, and memory that was needed once stays with the process.
+    watcher::Config::default().page_size(PAGE)
 }
 
 fn namespaced<K>(client: &Client, namespace: Option<&str>) -> Api<DeserializeGuard<K>>
@@ -394,10 +412,30 @@ where
     Api::all(client.clone())
 }
 
-/// Decisions read a pod's metadata and status; its specification is most of its size.
+/// Decisions read who owns a pod and where its containers stand.
 fn trim_pod(pod: &mut Pod) {
     pod.spec = None;
-    pod.annotations_mut().clear();
+    pod.metadata.annotations = None;
+    let Some(status) = pod.status.take() else { return };
+    let states = |all: Option<Vec<ContainerStatus>>| {
+        let state = |container: ContainerStatus| ContainerStatus {
+            name: container.name,
+            state: container.state,
+            ..ContainerStatus::default()
+        };
+        all.map(|all| all.into_iter().map(state).collect())
+    };
+    pod.status = Some(PodStatus {
+        phase: status.phase,
+        reason: status.reason,
+        message: status.message,
+        conditions: status
+            .conditions
+            .map(|all| all.into_iter().filter(|one| one.status == "False").collect()),
+        init_container_statuses: states(status.init_container_statuses),
+        container_statuses: states(status.container_statuses),
+        ..PodStatus::default()
+    });
 }
 
 fn trim_node(node: &mut Node) {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, EmptyDirVolumeSource, EnvVar, PodSpec, ResourceRequirements, SeccompProfile,
-        SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+        Capabilities, Container, EmptyDirVolumeSource, EnvVar, PodSpec, ProjectedVolumeSource,
+        ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+        ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
 };
@@ -13,7 +14,10 @@ use kube::{Resource, ResourceExt, api::ObjectMeta};
 use serde::Serialize;
 
 use crate::{
-    agent::plan::PLAN_VARIABLE,
+    agent::{
+        identity::{self, OPERATOR_VARIABLE},
+        plan::PLAN_VARIABLE,
+    },
     api::{MANAGED_BY, MANAGED_BY_LABEL, v1alpha1::LocalReference},
 };
 
@@ -22,6 +26,9 @@ pub const AGENT_USER: i64 = 65532;
 
 /// Agents take turns with the build, so what they ask for comes on top of what is used.
 const AGENT_REQUESTS: &[(&str, &str)] = &[("cpu", "10m"), ("memory", "32Mi")];
+
+/// The volume with the token of Slipway's own containers.
+const IDENTITY: &str = "identity";
 
 /// What every container of Slipway's own runs with: Pod Security "restricted" and a read-only root.
 pub fn restricted() -> SecurityContext {
@@ -48,28 +55,42 @@ pub fn seccomp(kind: &str, file: Option<&str>) -> SeccompProfile {
     }
 }
 
+/// What the containers of Slipway's own image run with.
+#[derive(Clone, Debug)]
+pub struct AgentRuntime {
+    /// The image.
+    pub image: String,
+    /// Where they report to.
+    pub operator_url: Option<String>,
+}
+
 /// A container of Slipway's own image that runs one agent on one plan, with the volume that is its `/tmp` and
 /// the memory that a hostile server or archive may make it use.
 pub fn agent(
     name: &str,
     tmp: &str,
     memory: &str,
-    image: &str,
+    runtime: &AgentRuntime,
     arguments: &[&str],
     plan: &impl Serialize,
     mounts: Vec<VolumeMount>,
 ) -> Container {
     let mut mounts = mounts;
     mounts.push(mount(tmp, "/tmp", false));
+    let mut env = vec![variable(
+        PLAN_VARIABLE,
+        escaped(&serde_json::to_string(plan).unwrap_or_default()),
+    )];
+    if let Some(url) = &runtime.operator_url {
+        env.push(variable(OPERATOR_VARIABLE, escaped(url)));
+        mounts.push(mount(IDENTITY, identity::MOUNT, true));
+    }
     Container {
         name: name.to_owned(),
-        image: Some(image.to_owned()),
+        image: Some(runtime.image.clone()),
         image_pull_policy: Some("IfNotPresent".into()),
         args: Some(arguments.iter().map(|a| (*a).to_owned()).collect()),
-        env: Some(vec![variable(
-            PLAN_VARIABLE,
-            escaped(&serde_json::to_string(plan).unwrap_or_default()),
-        )]),
+        env: Some(env),
         resources: Some(resources(AGENT_REQUESTS, &[("memory", memory)])),
         security_context: Some(restricted()),
         termination_message_policy: Some("File".into()),
@@ -159,6 +180,25 @@ pub fn in_memory(name: &str, limit: &str) -> Volume {
         folder.medium = Some("Memory".into());
     }
     volume
+}
+
+/// The token by which Slipway's own containers show whose pod they are in; no API server takes it.
+pub fn identity_volume(runtime: &AgentRuntime) -> Option<Volume> {
+    runtime.operator_url.as_ref().map(|_| Volume {
+        name: IDENTITY.to_owned(),
+        projected: Some(ProjectedVolumeSource {
+            default_mode: Some(0o440),
+            sources: Some(vec![VolumeProjection {
+                service_account_token: Some(ServiceAccountTokenProjection {
+                    audience: Some(identity::AUDIENCE.to_owned()),
+                    expiration_seconds: Some(3600),
+                    path: identity::TOKEN_FILE.to_owned(),
+                }),
+                ..VolumeProjection::default()
+            }]),
+        }),
+        ..Volume::default()
+    })
 }
 
 /// A Secret that the kubelet, not the operator, reads.

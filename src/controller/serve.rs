@@ -1,4 +1,4 @@
-//! Probes and metrics over HTTP.
+//! What is served over HTTP: probes, metrics, and where agents report to.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -47,14 +47,20 @@ impl Gates {
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub async fn serve(address: SocketAddr, gates: Gates, metrics: Metrics) -> std::io::Result<()> {
-    let probes = Router::new()
+pub async fn serve(
+    address: SocketAddr,
+    gates: Gates,
+    metrics: Metrics,
+    reports: Router,
+) -> std::io::Result<()> {
+    let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(gates)
-        .merge(Router::new().route("/metrics", get(text)).with_state(metrics));
+        .merge(Router::new().route("/metrics", get(text)).with_state(metrics))
+        .merge(reports);
     let listener = tokio::net::TcpListener::bind(address).await?;
-    axum::serve(listener, probes).await
+    axum::serve(listener, routes).await
 }
 
 async fn ready(State(gates): State<Gates>) -> (StatusCode, String) {

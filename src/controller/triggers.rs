@@ -64,9 +64,14 @@ impl<K: Resource<DynamicType = ()> + 'static> Queue<K> {
         self.open.store(true, Ordering::SeqCst);
     }
 
+    /// Whether requests are kept here.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::SeqCst)
+    }
+
     /// Asks for a look; nobody listens when the process ends.
     pub fn ask(&self, reference: ObjectRef<K>) {
-        if self.open.load(Ordering::SeqCst) {
+        if self.is_open() {
             let _ = self.sender.send(reference);
         }
     }

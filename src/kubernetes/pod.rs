@@ -19,6 +19,9 @@ pub struct SeenPod {
     pub deleting: bool,
     /// Whether the pod as a whole has ended.
     pub ended: bool,
+    /// Whether the end of a container is known from itself, and the kubelet has not shown it yet. Other
+    /// containers may have ended too by then.
+    pub ahead: bool,
     /// Why the node ended the pod as a whole: `Evicted`, `DeadlineExceeded`, …
     pub reason: Option<String>,
     /// The node's words on it.
@@ -103,6 +106,7 @@ impl From<&Pod> for SeenPod {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
             deleting: pod.metadata.deletion_timestamp.is_some(),
+            ahead: false,
             ended: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             unschedulable: status
                 .conditions

@@ -54,6 +54,11 @@ app.kubernetes.io/component: staging
 {{- include "slipway.image" (dict "repository" .Values.image.repository "digest" .Values.image.digest "tag" (.Values.image.tag | default .Chart.AppVersion)) }}
 {{- end }}
 
+{{/* Where build and push pods reach the operator. */}}
+{{- define "slipway.controller.url" -}}
+{{- printf "http://%s.%s.svc.%s:8080" (include "slipway.fullname" .) .Release.Namespace .Values.clusterDomain }}
+{{- end }}
+
 {{- define "slipway.staging.fullname" -}}
 {{- printf "%s-staging" (include "slipway.fullname" .) }}
 {{- end }}

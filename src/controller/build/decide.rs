@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{
-        BuildInputs, BuildPhase, BuildStrategySpec, OCIRecipeBuildStatus, PlatformState, PlatformStatus,
-        Seccomp, StrategyKind, UserNamespaceNeed, UserNamespaceUse,
+        BuildInputs, BuildPhase, BuildStrategySpec, OCIRecipeBuild, OCIRecipeBuildStatus, PlatformState,
+        PlatformStatus, Seccomp, StrategyKind, UserNamespaceNeed, UserNamespaceUse,
     },
     controller::{
         next::Next,
@@ -73,6 +73,13 @@ pub struct Decision {
     pub step: Step,
     /// When to look again without an event.
     pub next: Next,
+}
+
+impl Decision {
+    /// Whether anything is written for it.
+    pub fn acts_on(&self, build: &OCIRecipeBuild) -> bool {
+        self.step != Step::Nothing || status::differs(build.status.as_ref(), &self.status)
+    }
 }
 
 /// Decides one pass.
@@ -419,9 +426,10 @@ impl<'a> Pass<'a> {
                 .any(|p| p.platform == *platform && p.state == PlatformState::Built);
             // A builder may say that it is done and go on; its record is in, so nothing is lost with it.
             let goes_on = |pod: &SeenPod| !built || matches!(pod.container(BUILD), Container::Running);
+            // What a container said of its own end says nothing of the others': the kubelet will.
             seen.pod
                 .as_ref()
-                .filter(|pod| goes_on(pod))
+                .filter(|pod| !pod.ahead && goes_on(pod))
                 .and_then(platform::deletion)
         });
         if let Some(PodEffect::Delete { name, uid }) = useless {

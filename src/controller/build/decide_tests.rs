@@ -12,8 +12,9 @@ use crate::{
     api::REQUEST_ANNOTATION,
     api::v1alpha1::OCIRecipeBuild,
     controller::build::{
+        kept,
         observe::{SeenRecipe, StagedRecord},
-        pod_report::{BUILD, COLLECT},
+        pod_report::{BUILD, COLLECT, FETCH},
     },
     image::{Descriptor, media_type},
     kubernetes::pod::{Container, SeenPod},
@@ -385,6 +386,90 @@ fn a_killed_builder_is_out_of_memory_only_when_the_kubelet_says_so() {
         NOW,
     );
     assert_eq!(decision.status.failure.unwrap().reason, Reason::OutOfMemoryKilled);
+}
+
+/// A pod whose containers said themselves that they are done, before the kubelet did.
+fn ahead(done: &[&str], still: &[&str]) -> SeenPod {
+    let end = Container::Ended {
+        code: 0,
+        reason: "Reported".into(),
+        message: "{\"done\":{\"revision\":null}}".into(),
+    };
+    let ended = done.iter().map(|name| (*name, end.clone()));
+    let running = still.iter().map(|name| (*name, Container::Running));
+    SeenPod {
+        ahead: true,
+        ..pod(&ended.chain(running).collect::<Vec<_>>())
+    }
+}
+
+#[test]
+fn a_record_that_is_known_before_the_kubelet_shows_it_ends_the_build_and_leaves_the_pod_alone() {
+    let early = ahead(&[FETCH, COLLECT], &[BUILD]);
+    let mut seen = seeing(begun(), "linux/amd64", Some(early), record("linux/amd64", None));
+    seen.root = StagedRoot::Present;
+    let decision = decide(&seen, NOW);
+    assert_eq!(decision.status.phase, BuildPhase::FullyBuilt);
+    let mut later = after(&seen, &decision);
+    let status = Arc::make_mut(&mut later.build).status.as_mut().unwrap();
+    status.pushes = vec!["web-1-push-1".into()];
+    assert_eq!(
+        decide(&later, NOW).step,
+        Step::Nothing,
+        "its builder may have ended too"
+    );
+}
+
+#[rstest]
+#[case::how_the_builder_died(&[FETCH, COLLECT], &[BUILD], true, true)]
+#[case::the_builder_is_known_to_have_ended(&[FETCH, BUILD, COLLECT], &[], true, false)]
+#[case::what_was_fetched(&[COLLECT], &[FETCH, BUILD], false, true)]
+fn what_only_the_kubelet_knows_is_waited_for(
+    #[case] done: &[&str],
+    #[case] still: &[&str],
+    #[case] failed: bool,
+    #[case] waits: bool,
+) {
+    let failure = failed.then(|| Failure::new(Reason::BuildFailed, "exit 1"));
+    let seen = seeing(
+        begun(),
+        "linux/amd64",
+        Some(ahead(done, still)),
+        record("linux/amd64", failure),
+    );
+    let decision = decide(&seen, NOW);
+    assert_eq!(decision.status.phase == BuildPhase::Building, waits);
+    assert_eq!(
+        decision.status.platforms[0].state == PlatformState::Building,
+        waits
+    );
+}
+
+#[test]
+fn what_the_cache_keeps_of_a_finished_build_is_enough_to_see_that_nothing_is_to_be_done() {
+    let failure = Some(Failure::new(Reason::BuildFailed, "exit 1"));
+    let seen = seeing(
+        begun(),
+        "linux/amd64",
+        Some(ended(&CollectReport::Recorded {
+            digest: Digest::of(b"record"),
+        })),
+        record("linux/amd64", failure),
+    );
+    let decision = decide(&seen, NOW);
+    let mut finished = after(&seen, &decision);
+    let build = Arc::make_mut(&mut finished.build);
+    kept::trim(build);
+    assert!(kept::is_trimmed(build));
+    assert!(!decide(&finished, NOW).acts_on(&finished.build));
+    let build = Arc::make_mut(&mut finished.build);
+    build
+        .annotations_mut()
+        .insert(REQUEST_ANNOTATION.into(), "again".into());
+    assert!(decide(&finished, NOW).acts_on(&finished.build));
+    let mut running = (*begun().build).clone();
+    kept::trim(&mut running);
+    assert!(!kept::is_trimmed(&running));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 pub mod decide;
 pub mod image;
+pub mod kept;
 pub mod observe;
 mod platform;
 pub mod pod;
@@ -44,8 +45,19 @@ pub async fn reconcile(build: Arc<OCIRecipeBuild>, context: Arc<Context>) -> Res
     if build.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let observed = observe::observe(build, &context).await;
+    let mut observed = observe::observe(build, &context).await;
     let mut decision = decide(&observed, Timestamp::now());
+    if kept::is_trimmed(&observed.build) && decision.acts_on(&observed.build) {
+        let (namespace, name) = (
+            observed.build.namespace().unwrap_or_default(),
+            observed.build.name_any(),
+        );
+        let Some(whole) = context.cluster.get::<OCIRecipeBuild>(&namespace, &name).await? else {
+            return Ok(Action::await_change());
+        };
+        observed = observe::observe(context.own_builds.remember(whole), &context).await;
+        decision = decide(&observed, Timestamp::now());
+    }
     let build = publish(&observed.build, &decision.status, &context).await?;
     if let Err(error) = apply(&build, &decision, &context).await {
         let refusal = match &error {
@@ -63,8 +75,7 @@ pub async fn reconcile(build: Arc<OCIRecipeBuild>, context: Arc<Context>) -> Res
         decision = decide::refused(&observed, decision, refusal, Timestamp::now());
         publish(&build, &decision.status, &context).await?;
     }
-    let acted =
-        decision.step != Step::Nothing || status::differs(observed.build.status.as_ref(), &decision.status);
+    let acted = decision.acts_on(&observed.build);
     context.metrics.passed(
         Controller::Build,
         if acted { Outcome::Acted } else { Outcome::Idle },
@@ -112,7 +123,7 @@ async fn apply(build: &OCIRecipeBuild, decision: &Decision, context: &Context) -
                 return Ok(());
             };
             let settings = pod::PodSettings {
-                image: context.settings.image.clone(),
+                agents: context.agents(),
                 gate: context.gate(),
                 staging: context.staging.target(&namespace),
                 registries: context.registries(),

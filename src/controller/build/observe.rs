@@ -105,7 +105,7 @@ pub async fn observe(build: Arc<OCIRecipeBuild>, context: &Context) -> Observed 
         let pod = context
             .pod(&namespace, name)
             .filter(|pod| status::owned_by(&**pod, &uid))
-            .map(|pod| SeenPod::from(&*pod));
+            .map(|pod| context.seen_pod(&pod));
         if pod.is_some() {
             context.pod_seen(name);
         }

@@ -9,13 +9,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     observe::{SeenPlatform, StagedRecord},
-    pod_report::{BuildPod, fetched, reduce},
+    pod_report::{BUILD, BuildPod, FETCH, fetched, reduce},
     status,
 };
 use crate::{
     api::v1alpha1::{PlatformState, PlatformStatus},
-    kubernetes::pod::SeenPod,
-    record::{Failure, FailureClass, Reason, Revision},
+    kubernetes::pod::{Container, SeenPod},
+    record::{BuildRecord, Failure, FailureClass, Reason, Revision},
 };
 
 /// Attempts that the cluster may spoil before a platform fails.
@@ -104,6 +104,8 @@ fn begin(status: &mut PlatformStatus, seen: &SeenPlatform, now: Timestamp) -> Ne
 
 fn building(status: &mut PlatformStatus, seen: &SeenPlatform, now: Timestamp) -> Need {
     match (&seen.record, &seen.pod) {
+        // The kubelet's event brings the next look.
+        (StagedRecord::Read(_, record), Some(pod)) if waits_for_kubelet(pod, record) => Need::default(),
         (StagedRecord::Read(digest, record), pod) => {
             status::take_record(status, record, pod.as_ref(), now);
             status.record = Some(digest.clone());
@@ -133,6 +135,13 @@ fn building(status: &mut PlatformStatus, seen: &SeenPlatform, now: Timestamp) ->
         (StagedRecord::None, None) => PodEffect::Create.into(),
         (StagedRecord::None, Some(pod)) => at_work(status, seen, pod, now),
     }
+}
+
+/// Whether only the kubelet knows what is still needed: how the builder of a failed build died, and, where its
+/// own word was lost, what was fetched.
+fn waits_for_kubelet(pod: &SeenPod, record: &BuildRecord) -> bool {
+    let ended = |name| matches!(pod.container(name), Container::Ended { .. });
+    pod.ahead && ((record.image.is_none() && !ended(BUILD)) || !ended(FETCH))
 }
 
 fn at_work(status: &mut PlatformStatus, seen: &SeenPlatform, pod: &SeenPod, now: Timestamp) -> Need {

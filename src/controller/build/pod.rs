@@ -29,8 +29,8 @@ use crate::{
     controller::{
         context::GateDelivery,
         pod_parts::{
-            AGENT_USER, agent, bare_pod, child_name, escaped, in_memory, mount, owned_by, resources,
-            restricted, scratch, seccomp, secret, variable,
+            AGENT_USER, AgentRuntime, agent, bare_pod, child_name, escaped, identity_volume, in_memory,
+            mount, owned_by, resources, restricted, scratch, seccomp, secret, variable,
         },
     },
     image::Platform,
@@ -49,8 +49,8 @@ const SCRATCH: &str = "20Gi";
 /// What the operator adds to what the build itself says.
 #[derive(Clone, Debug)]
 pub struct PodSettings {
-    /// Slipway's own image.
-    pub image: String,
+    /// What the containers of Slipway's own image run with.
+    pub agents: AgentRuntime,
     /// How the gate gets into the build container.
     pub gate: GateDelivery,
     /// Where this namespace's layers go.
@@ -102,6 +102,7 @@ pub fn pod(
         ),
         gate_volume(settings),
     ];
+    volumes.extend(identity_volume(&settings.agents));
     volumes.extend(credentials.map(|reference| secret("credentials", reference)));
     let mut metadata = owned_by(build, name(build, platform, attempt), &labels);
     metadata.annotations = Some(BTreeMap::from([(
@@ -190,7 +191,7 @@ fn fetch(
         FETCH,
         "fetch-tmp",
         "1Gi",
-        &settings.image,
+        &settings.agents,
         &["agent", "fetch"],
         &plan,
         mounts,
@@ -299,7 +300,7 @@ fn collect(
         COLLECT,
         "collect-tmp",
         "512Mi",
-        &settings.image,
+        &settings.agents,
         &["agent", "collect"],
         &plan,
         vec![mount("workspace", MOUNT, true)],
@@ -403,7 +404,7 @@ fn gate_volume(settings: &PodSettings) -> Volume {
         GateDelivery::ImageVolume => Volume {
             name: "slipway".into(),
             image: Some(ImageVolumeSource {
-                reference: Some(settings.image.clone()),
+                reference: Some(settings.agents.image.clone()),
                 pull_policy: Some("IfNotPresent".into()),
             }),
             ..Volume::default()
@@ -416,7 +417,7 @@ fn gate_volume(settings: &PodSettings) -> Volume {
 fn copied_gate(settings: &PodSettings) -> Option<Container> {
     (settings.gate == GateDelivery::InitContainer).then(|| Container {
         name: "gate".into(),
-        image: Some(settings.image.clone()),
+        image: Some(settings.agents.image.clone()),
         image_pull_policy: Some("IfNotPresent".into()),
         args: Some(vec![
             "agent".into(),

@@ -40,7 +40,10 @@ fn inputs(recipe: &Value, strategy: &Value) -> BuildInputs {
 
 fn made(recipe: &Value, strategy: &Value, gate: GateDelivery) -> Pod {
     let settings = PodSettings {
-        image: "slipway.test/slipway:1".into(),
+        agents: AgentRuntime {
+            image: "slipway.test/slipway:1".into(),
+            operator_url: Some("http://slipway.test:8080".into()),
+        },
         gate,
         staging: StagingTarget {
             registry: "staging.test".into(),
@@ -82,6 +85,28 @@ fn the_secret_of_the_source_is_mounted_where_it_is_fetched_and_nowhere_else() {
 }
 
 #[test]
+fn the_token_that_says_whose_pod_it_is_is_for_no_api_server_and_not_for_the_build() {
+    let pod = made(&json!({}), &json!({}), GateDelivery::ImageVolume);
+    for (name, expected) in [(FETCH, true), (BUILD, false), (COLLECT, true)] {
+        let mounts = container(&pod, name).volume_mounts.iter().flatten();
+        assert_eq!(
+            mounts.into_iter().any(|mount| mount.name == "identity"),
+            expected,
+            "{name}"
+        );
+    }
+    let volumes = pod.spec.as_ref().unwrap().volumes.as_ref().unwrap();
+    let tokens: Vec<_> = volumes
+        .iter()
+        .filter_map(|volume| volume.projected.as_ref()?.sources.as_ref())
+        .flatten()
+        .filter_map(|source| source.service_account_token.as_ref())
+        .collect();
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(tokens[0].audience.as_deref(), Some("slipway"));
+}
+
+#[test]
 fn no_two_containers_share_a_folder_but_the_workspace_and_collect_only_reads_it() {
     let pod = made(&json!({}), &json!({}), GateDelivery::ImageVolume);
     let mut seen = std::collections::BTreeSet::new();
@@ -90,7 +115,7 @@ fn no_two_containers_share_a_folder_but_the_workspace_and_collect_only_reads_it(
             .volume_mounts
             .iter()
             .flatten()
-            .filter(|mount| mount.name != "workspace")
+            .filter(|mount| !["workspace", "identity"].contains(&mount.name.as_str()))
         {
             assert!(seen.insert(mount.name.clone()), "{} is mounted twice", mount.name);
         }

@@ -100,7 +100,7 @@ async fn apply(push: &RegistryPush, decision: &decide::Decision, context: &Conte
     match &decision.step {
         Step::Nothing => {}
         Step::CreatePod { plan } => {
-            let wanted = pod::pod(push, plan, decision.status.attempt, &context.settings.image);
+            let wanted = pod::pod(push, plan, decision.status.attempt, &context.agents());
             match context.cluster.create(&namespace, &wanted).await? {
                 crate::kubernetes::cluster::Created::New(pod)
                 | crate::kubernetes::cluster::Created::Exists(pod) => {

@@ -58,7 +58,7 @@ pub fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
         .as_ref()
         .and_then(|name| context.pod(&namespace, name))
         .filter(|pod| owned_by(&**pod, &uid));
-    let pod = pod.map(|pod| SeenPod::from(&*pod));
+    let pod = pod.map(|pod| context.seen_pod(&pod));
     if let Some(pod) = &pod {
         context.pod_seen(&pod.name);
     }

@@ -9,7 +9,10 @@ use super::observe::SOURCE_CREDENTIALS;
 use crate::{
     agent::plan::PushPlan,
     api::{ATTEMPT_LABEL, PUSH_LABEL, ROLE_LABEL, v1alpha1::RegistryPush},
-    controller::pod_parts::{AGENT_USER, agent, bare_pod, child_name, mount, owned_by, scratch, secret},
+    controller::pod_parts::{
+        AGENT_USER, AgentRuntime, agent, bare_pod, child_name, identity_volume, mount, owned_by, scratch,
+        secret,
+    },
 };
 
 /// The container that pushes.
@@ -30,8 +33,9 @@ pub fn target_credentials(target: usize) -> String {
 }
 
 /// The pod of one attempt.
-pub fn pod(push: &RegistryPush, plan: &PushPlan, attempt: i32, image: &str) -> Pod {
+pub fn pod(push: &RegistryPush, plan: &PushPlan, attempt: i32, agents: &AgentRuntime) -> Pod {
     let mut volumes = vec![scratch("tmp", Some("64Mi"))];
+    volumes.extend(identity_volume(agents));
     let mut mounts = Vec::new();
     if let Some(reference) = &push.spec.source.credentials_ref {
         volumes.push(secret("source", reference));
@@ -63,7 +67,7 @@ pub fn pod(push: &RegistryPush, plan: &PushPlan, attempt: i32, image: &str) -> P
                 PUSH,
                 "tmp",
                 "512Mi",
-                image,
+                agents,
                 &["agent", "push"],
                 plan,
                 mounts,
