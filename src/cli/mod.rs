@@ -3,6 +3,11 @@
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::{Layer as _, SubscriberExt as _},
+    util::SubscriberInitExt as _,
+};
 
 mod agent;
 mod controller;
@@ -77,13 +82,15 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 fn runtime(log: bool) -> std::io::Result<tokio::runtime::Runtime> {
     if log {
-        let filter = tracing_subscriber::EnvFilter::try_from_env("SLIPWAY_LOG")
-            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-        tracing_subscriber::fmt()
+        let filter = std::env::var("SLIPWAY_LOG")
+            .ok()
+            .and_then(|text| text.parse().ok());
+        let lines = tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
+            .with_writer(std::io::stderr);
+        tracing_subscriber::registry()
+            .with(lines.with_filter(filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))))
             .init();
     }
     tokio::runtime::Builder::new_multi_thread().enable_all().build()

@@ -92,8 +92,13 @@ pub fn pod(
             "workspace",
             Some(recipe.resources.scratch.as_deref().unwrap_or(SCRATCH)),
         ),
-        // A folder each: what fetch keeps of its credentials, in memory, is no business of the build's.
-        in_memory("fetch-tmp", "64Mi"),
+        // A folder each: what fetch keeps of its credentials is no business of the build's, and stays in memory. Without
+        // any it need not: every mount of a node makes the next one slower.
+        if credentials.is_some() {
+            in_memory("fetch-tmp", "64Mi")
+        } else {
+            scratch("fetch-tmp", Some("64Mi"))
+        },
         scratch("build-tmp", Some("1Gi")),
         // A compressed archive is unpacked there before it is read.
         scratch(
