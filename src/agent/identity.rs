@@ -7,6 +7,11 @@ use std::{path::Path, time::Duration};
 
 use serde::Serialize;
 
+use crate::{
+    record::{Failure, Reason},
+    registry::Credentials,
+};
+
 /// The audience of the tokens by which pods show who they are.
 pub const AUDIENCE: &str = "slipway";
 
@@ -42,6 +47,20 @@ pub enum TellError {
         /// Its words.
         text: String,
     },
+}
+
+/// The pod's own credentials for a registry that trusts `realm`: the token that the kubelet mounted.
+///
+/// # Errors
+/// When the token cannot be read, or the realm is no URL.
+pub fn credentials(registry: &str, realm: &str) -> Result<Credentials, Failure> {
+    let broken = |why: String| Failure::new(Reason::InternalError, why);
+    let realm = realm
+        .parse()
+        .map_err(|error| broken(format!("{realm:?} is no token server's URL: {error}")))?;
+    let token = std::fs::read_to_string(Path::new(MOUNT).join(TOKEN_FILE))
+        .map_err(|error| broken(format!("the pod's token cannot be read: {error}")))?;
+    Ok(Credentials::anonymous().with_password_for_realm(registry, "pod", token.trim(), realm))
 }
 
 /// Tells the operator what this container has left in its termination message.

@@ -115,6 +115,9 @@ pub struct StagingTarget {
     pub repository: String,
     /// Whether it is spoken to without TLS.
     pub plain_http: bool,
+    /// The token server that it trusts, and that the pod may show its own token to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realm: Option<String>,
 }
 
 /// What `collect` does once the build has ended.
@@ -160,6 +163,9 @@ pub struct PushSource {
     pub digest: Option<Digest>,
     /// The folder at which a Secret with `.dockerconfigjson` for the source is mounted.
     pub credentials_dir: Option<String>,
+    /// The token server of staging, where the image is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realm: Option<String>,
 }
 
 /// One place that an image is pushed to.

@@ -6,6 +6,7 @@
 
 use super::{
     docker_config::credentials,
+    identity,
     plan::{PushPlan, PushSource, PushTarget},
     report::{MESSAGE_LIMIT, PushReport, TargetReport},
 };
@@ -75,9 +76,14 @@ async fn read_source(
         reference,
         digest,
         credentials_dir,
+        realm,
     } = &plan.source;
     let at_once = |failure| (failure, None);
-    let credentials = credentials(credentials_dir.as_deref()).map_err(at_once)?;
+    let credentials = match realm {
+        Some(realm) => identity::credentials(registry, realm),
+        None => credentials(credentials_dir.as_deref()),
+    }
+    .map_err(at_once)?;
     let client = Client::new(options, credentials)
         .map_err(|error| at_once(Failure::new(error.reason(), error.to_string())))?;
     let source = client.repository(registry, repository);
@@ -239,6 +245,7 @@ mod tests {
                 reference: reference.into(),
                 digest: None,
                 credentials_dir: None,
+                realm: None,
             },
             targets,
             platforms: Vec::new(),

@@ -1,6 +1,6 @@
 //! `slipway controller`: the operator.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -23,6 +23,9 @@ pub struct ControllerArguments {
     /// Speak to the staging registry without TLS.
     #[arg(long, env = "SLIPWAY_STAGING_PLAIN_HTTP")]
     staging_plain_http: bool,
+    /// A folder with tls.key and tls.crt: the operator signs staging's tokens with them, and pods get none without.
+    #[arg(long, env = "SLIPWAY_STAGING_TOKEN_KEY")]
+    staging_token_key: Option<PathBuf>,
     /// The operator's own namespace.
     #[arg(long, env = "POD_NAMESPACE", default_value = "slipway-system")]
     namespace: String,
@@ -70,6 +73,9 @@ pub async fn run(arguments: ControllerArguments) -> anyhow::Result<()> {
             prefix: arguments.staging_prefix,
             plain_http: arguments.staging_plain_http,
         },
+        staging_token_key: arguments
+            .staging_token_key
+            .filter(|folder| !folder.as_os_str().is_empty()),
         namespace: arguments.namespace,
         watch_namespace: arguments
             .watch_namespace

@@ -16,14 +16,17 @@ mod reports;
 mod request;
 mod serve;
 mod staging;
+mod staging_tokens;
 mod triggers;
 
 pub use context::{GateDelivery, Settings};
 pub use error::Error;
 pub use staging::StagingSettings;
+pub use staging_tokens::SigningError;
 
-use std::{fmt::Debug, future::Future, net::SocketAddr, sync::Arc};
+use std::{fmt::Debug, future::Future, net::SocketAddr, path::PathBuf, sync::Arc};
 
+use axum::Router;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope,
@@ -47,7 +50,8 @@ use self::{
     metrics::{Controller, Metrics},
     reports::Reports,
     serve::Gates,
-    staging::Staging,
+    staging::{Staging, StagingTokens},
+    staging_tokens::{TokenIssuer, TokenSigner},
     triggers::{Queue, Queues},
 };
 use crate::{
@@ -68,6 +72,9 @@ const CONCURRENCY: u16 = 16;
 /// Objects of one page of a list.
 const PAGE: u32 = 100;
 
+/// What staging calls itself in its tokens.
+const STAGING_SERVICE: &str = "slipway-staging";
+
 /// The name of the lease, and of the reporter of events.
 const NAME: &str = "slipway";
 
@@ -78,6 +85,8 @@ pub struct Options {
     pub settings: Settings,
     /// The staging registry.
     pub staging: StagingSettings,
+    /// The folder with the key and certificate (`tls.key`, `tls.crt`) of staging's tokens, if it asks for them.
+    pub staging_token_key: Option<PathBuf>,
     /// The operator's own namespace, where its lease is.
     pub namespace: String,
     /// The one namespace that is watched; all when absent.
@@ -100,6 +109,12 @@ pub enum Fatal {
     /// The staging registry's client cannot be made.
     #[error("cannot configure the staging registry: {0}")]
     Staging(#[from] RegistryError),
+    /// Tokens for staging cannot be signed.
+    #[error("cannot sign tokens for staging: {0}")]
+    Tokens(#[from] SigningError),
+    /// Pods would not know whom to ask for a token.
+    #[error("staging asks for tokens, but pods are not told where: set the operator's URL")]
+    NoUrl,
     /// Probes cannot be served.
     #[error("cannot serve probes and metrics: {0}")]
     Serve(#[from] std::io::Error),
@@ -116,7 +131,8 @@ pub async fn run(
 ) -> Result<(), Fatal> {
     let cluster = Cluster::new(client.clone());
     let metrics = Metrics::new(&cluster);
-    let staging = Staging::new(options.staging.clone())?;
+    let tokens = staging_tokens(&options)?;
+    let staging = Staging::new(options.staging.clone(), tokens.clone())?;
     let (recipes, recipe_stream) = Queue::new();
     let (builds, build_stream) = Queue::new();
     let (pushes, push_stream) = Queue::new();
@@ -129,14 +145,15 @@ pub async fn run(
 
     let verifier = TokenVerifier::new(client.clone(), AUDIENCE);
     let callers = Arc::new(Callers::new(verifier, watched.stores.pods.clone()));
+    let mut for_pods = Router::new();
+    if let Some(tokens) = tokens {
+        let issuer = TokenIssuer::new(tokens.signer, Arc::clone(&callers), &options.staging.prefix);
+        for_pods = for_pods.merge(issuer.routes());
+    }
     let reports = Reports::new(callers, queues.clone());
+    for_pods = for_pods.merge(reports.routes());
     let gates = Gates::new(watched.gates.clone());
-    let serving = tokio::spawn(serve::serve(
-        options.listen,
-        gates,
-        metrics.clone(),
-        reports.routes(),
-    ));
+    let serving = tokio::spawn(serve::serve(options.listen, gates, metrics.clone(), for_pods));
     let leadership = Leadership::new(client.clone(), &options.namespace, NAME, &options.identity);
     let mut stop = std::pin::pin!(stop.fuse());
     tokio::select! {
@@ -225,6 +242,18 @@ pub async fn run(
     lost.abort();
     leadership.release().await;
     outcome
+}
+
+/// Staging asks for tokens where the operator has the key to sign them.
+fn staging_tokens(options: &Options) -> Result<Option<StagingTokens>, Fatal> {
+    let Some(folder) = &options.staging_token_key else {
+        return Ok(None);
+    };
+    let url = options.settings.operator_url.as_deref().ok_or(Fatal::NoUrl)?;
+    Ok(Some(StagingTokens {
+        signer: TokenSigner::read(folder, STAGING_SERVICE, NAME)?,
+        realm: format!("{}/token", url.trim_end_matches('/')),
+    }))
 }
 
 /// Runs one reconciler until `ended`, and lets its running passes finish.

@@ -30,6 +30,9 @@ const AGENT_REQUESTS: &[(&str, &str)] = &[("cpu", "10m"), ("memory", "32Mi")];
 /// The volume with the token of Slipway's own containers.
 const IDENTITY: &str = "identity";
 
+/// The kubelet asks for a token before the deadline begins to run; ten minutes are the API server's minimum too.
+const TOKEN_SPARE: i64 = 600;
+
 /// What every container of Slipway's own runs with: Pod Security "restricted" and a read-only root.
 pub fn restricted() -> SecurityContext {
     SecurityContext {
@@ -182,8 +185,9 @@ pub fn in_memory(name: &str, limit: &str) -> Volume {
     volume
 }
 
-/// The token by which Slipway's own containers show whose pod they are in; no API server takes it.
-pub fn identity_volume(runtime: &AgentRuntime) -> Option<Volume> {
+/// The token by which Slipway's own containers show whose pod they are in; no API server takes it. It is read
+/// once, so it outlives the pod, which runs for `deadline` seconds at most.
+pub fn identity_volume(runtime: &AgentRuntime, deadline: i64) -> Option<Volume> {
     runtime.operator_url.as_ref().map(|_| Volume {
         name: IDENTITY.to_owned(),
         projected: Some(ProjectedVolumeSource {
@@ -191,7 +195,7 @@ pub fn identity_volume(runtime: &AgentRuntime) -> Option<Volume> {
             sources: Some(vec![VolumeProjection {
                 service_account_token: Some(ServiceAccountTokenProjection {
                     audience: Some(identity::AUDIENCE.to_owned()),
-                    expiration_seconds: Some(3600),
+                    expiration_seconds: Some(deadline + TOKEN_SPARE),
                     path: identity::TOKEN_FILE.to_owned(),
                 }),
                 ..VolumeProjection::default()

@@ -51,14 +51,14 @@ pub async fn serve(
     address: SocketAddr,
     gates: Gates,
     metrics: Metrics,
-    reports: Router,
+    for_pods: Router,
 ) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(gates)
         .merge(Router::new().route("/metrics", get(text)).with_state(metrics))
-        .merge(reports);
+        .merge(for_pods);
     let listener = tokio::net::TcpListener::bind(address).await?;
     axum::serve(listener, routes).await
 }

@@ -106,6 +106,14 @@ pub(super) fn basic(login: &Login) -> Option<HeaderValue> {
     sensitive(&format!("Basic {pair}"))
 }
 
+/// `Authorization: Bearer …` for an access token that was given.
+pub(super) fn access_token(login: &Login) -> Option<HeaderValue> {
+    let Proof::AccessToken(token) = &login.proof else {
+        return None;
+    };
+    sensitive(&format!("Bearer {}", token.reveal()))
+}
+
 fn sensitive(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);

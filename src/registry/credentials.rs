@@ -7,6 +7,7 @@ use base64::{
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
+use reqwest::Url;
 use serde::Deserialize;
 
 /// Docker pads, some other writers do not.
@@ -50,6 +51,8 @@ pub(super) enum Proof {
     },
     /// A refresh token, exchanged for access tokens by the OAuth 2 form.
     IdentityToken(Secret),
+    /// An access token, which only the registry itself is shown.
+    AccessToken(Secret),
 }
 
 /// One login of a configuration.
@@ -58,6 +61,8 @@ pub(super) struct Login {
     /// Tells the logins of one configuration apart, for the token cache.
     pub(super) id: usize,
     pub(super) proof: Proof,
+    /// A token server that may see the proof although nothing vouches for it but whoever gave the login.
+    pub(super) realm: Option<Url>,
 }
 
 /// The logins that a push or a pull may use, by registry and path.
@@ -123,7 +128,14 @@ impl Credentials {
         let mut logins = BTreeMap::new();
         for (id, (key, login)) in config.auths.into_iter().enumerate() {
             if let Some(proof) = proof(&key, login)? {
-                logins.insert(normal_key(&key), Login { id, proof });
+                logins.insert(
+                    normal_key(&key),
+                    Login {
+                        id,
+                        proof,
+                        realm: None,
+                    },
+                );
             }
         }
         Ok(Self { logins })
@@ -131,13 +143,37 @@ impl Credentials {
 
     /// One login for one registry, or for one path of it.
     #[must_use]
-    pub fn with_password(mut self, registry: &str, username: &str, password: &str) -> Self {
+    pub fn with_password(self, registry: &str, username: &str, password: &str) -> Self {
+        let proof = Proof::Password {
+            username: username.to_owned(),
+            password: Secret::new(password),
+        };
+        self.with(registry, proof, None)
+    }
+
+    /// A password for one registry, shown to this token server and to nobody else.
+    ///
+    /// A registry that is spoken to without TLS may name any realm; this one was told by somebody who knows.
+    #[must_use]
+    pub fn with_password_for_realm(self, registry: &str, username: &str, password: &str, realm: Url) -> Self {
+        let proof = Proof::Password {
+            username: username.to_owned(),
+            password: Secret::new(password),
+        };
+        self.with(registry, proof, Some(realm))
+    }
+
+    /// An access token for one registry, sent as it is.
+    #[must_use]
+    pub fn with_access_token(self, registry: &str, token: &str) -> Self {
+        self.with(registry, Proof::AccessToken(Secret::new(token)), None)
+    }
+
+    fn with(mut self, registry: &str, proof: Proof, realm: Option<Url>) -> Self {
         let login = Login {
             id: self.logins.len(),
-            proof: Proof::Password {
-                username: username.to_owned(),
-                password: Secret::new(password),
-            },
+            proof,
+            realm,
         };
         self.logins.insert(normal_key(registry), login);
         self
@@ -253,7 +289,7 @@ mod tests {
             .for_repository(host, repository)
             .map(|login| match &login.proof {
                 Proof::Password { username, .. } => username.as_str(),
-                Proof::IdentityToken(_) => "token",
+                Proof::IdentityToken(_) | Proof::AccessToken(_) => "token",
             });
         assert_eq!(user, expected);
     }

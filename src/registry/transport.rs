@@ -315,9 +315,15 @@ impl Call<'_> {
             trusted,
         } = challenge
         else {
-            return Ok(login.and_then(auth::basic));
+            return Ok(login.filter(|login| login.realm.is_none()).and_then(auth::basic));
         };
-        let login = login.filter(|_| *trusted);
+        if let Some(token) = login.and_then(auth::access_token) {
+            return Ok(Some(token));
+        }
+        let login = login.filter(|login| match &login.realm {
+            Some(told) => told == realm,
+            None => *trusted,
+        });
         let all = &self.repository.scopes;
         let scopes: Arc<[String]> = if identity.tokens.is_narrow(&self.at.origin) {
             all.iter().take(1).cloned().collect()

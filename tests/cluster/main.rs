@@ -15,4 +15,5 @@ mod disturbances;
 mod failures;
 mod operator;
 mod pushes;
+mod staging;
 mod support;

@@ -82,6 +82,15 @@ app.kubernetes.io/component: staging
 {{- end }}
 {{- end }}
 
+{{/* The Secret with the key of staging's tokens; empty where staging asks for none. */}}
+{{- define "slipway.staging.tokenKey" -}}
+{{- if .Values.staging.enabled }}
+{{- with .Values.staging.tokens }}
+{{- if .enabled }}{{ .existingSecret | default (printf "%s-token" (include "slipway.staging.fullname" $)) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Pod Security "restricted", for pods and for their containers. */}}
 {{- define "slipway.podSecurity" -}}
 runAsNonRoot: true

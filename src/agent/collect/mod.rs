@@ -23,6 +23,7 @@ use bytes::Bytes;
 
 use super::{
     gate::log::LOG_LIMIT,
+    identity,
     plan::{CollectPlan, StagingTarget},
     report::{CollectReport, StageOutcome},
     workspace::{Stage, Workspace},
@@ -94,7 +95,11 @@ fn repository(target: &StagingTarget) -> Result<Repository, Failure> {
         plain_http,
         ..ClientOptions::default()
     };
-    let client = Client::new(options, Credentials::anonymous())
+    let credentials = match &target.realm {
+        Some(realm) => identity::credentials(&target.registry, realm)?,
+        None => Credentials::anonymous(),
+    };
+    let client = Client::new(options, credentials)
         .map_err(|error| Failure::new(Reason::InternalError, error.to_string()))?;
     Ok(client.repository(&target.registry, &target.repository))
 }

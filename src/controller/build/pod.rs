@@ -107,7 +107,7 @@ pub fn pod(
         ),
         gate_volume(settings),
     ];
-    volumes.extend(identity_volume(&settings.agents));
+    volumes.extend(identity_volume(&settings.agents, recipe.timeout_seconds));
     volumes.extend(credentials.map(|reference| secret("credentials", reference)));
     let mut metadata = owned_by(build, name(build, platform, attempt), &labels);
     metadata.annotations = Some(BTreeMap::from([(

@@ -49,6 +49,7 @@ fn made(recipe: &Value, strategy: &Value, gate: GateDelivery) -> Pod {
             registry: "staging.test".into(),
             repository: "slipway/demo".into(),
             plain_http: false,
+            realm: None,
         },
         registries: Registries::default(),
     };

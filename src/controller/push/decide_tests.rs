@@ -32,6 +32,7 @@ fn observed(targets: &[&str]) -> Observed {
         reference: "b".into(),
         digest: None,
         credentials_dir: None,
+        realm: None,
     };
     Observed {
         push: Arc::new(push),

@@ -108,6 +108,7 @@ fn source(push: &RegistryPush, namespace: &str, forbidden: &[String], context: &
                     .credentials_ref
                     .as_ref()
                     .map(|_| SOURCE_CREDENTIALS.to_owned()),
+                realm: None,
             }),
             Err(error) => Source::Missing(error.to_string()),
         };
@@ -136,6 +137,7 @@ fn source(push: &RegistryPush, namespace: &str, forbidden: &[String], context: &
                 reference: image.digest.to_string(),
                 digest: Some(image.digest.clone()),
                 credentials_dir: None,
+                realm: staging.realm,
             })
         }
         (phase, _) if phase.is_terminal() => Source::Missing(format!(

@@ -18,6 +18,9 @@ use crate::{
 /// The container that pushes.
 pub const PUSH: &str = "push";
 
+/// A push that hangs for an hour is tried again rather than waited for.
+const DEADLINE: i64 = 3600;
+
 /// The name of the pod of an attempt.
 pub fn name(push: &RegistryPush, attempt: i32) -> String {
     child_name(
@@ -35,7 +38,7 @@ pub fn target_credentials(target: usize) -> String {
 /// The pod of one attempt.
 pub fn pod(push: &RegistryPush, plan: &PushPlan, attempt: i32, agents: &AgentRuntime) -> Pod {
     let mut volumes = vec![scratch("tmp", Some("64Mi"))];
-    volumes.extend(identity_volume(agents));
+    volumes.extend(identity_volume(agents, DEADLINE));
     let mut mounts = Vec::new();
     if let Some(reference) = &push.spec.source.credentials_ref {
         volumes.push(secret("source", reference));
@@ -61,8 +64,7 @@ pub fn pod(push: &RegistryPush, plan: &PushPlan, attempt: i32, agents: &AgentRun
     Pod {
         metadata: owned_by(push, name(push, attempt), &labels),
         spec: Some(PodSpec {
-            // A push that hangs is tried again rather than waited for.
-            active_deadline_seconds: Some(3600),
+            active_deadline_seconds: Some(DEADLINE),
             containers: vec![agent(
                 PUSH,
                 "tmp",

@@ -183,6 +183,56 @@ async fn a_plain_registry_cannot_send_the_password_to_another_realm() {
 }
 
 #[tokio::test]
+async fn a_realm_that_the_login_names_is_shown_the_password_and_no_other_one_is() {
+    let (operator, thief) = (
+        FaultRegistry::behind(tokens()).await,
+        FaultRegistry::behind(tokens()).await,
+    );
+    let realm = |at: &FaultRegistry| format!("http://{}/token", at.host());
+    for (named, server, shown) in [(&operator, &operator, true), (&operator, &thief, false)] {
+        let registry = FaultRegistry::behind(Door::Bearer {
+            uses: 9,
+            realm: Some(realm(server)),
+        })
+        .await;
+        let login = Credentials::anonymous().with_password_for_realm(
+            &registry.host(),
+            USER,
+            PASSWORD,
+            realm(named).parse().unwrap(),
+        );
+        let client = Client::new(registry.options(), login).unwrap();
+        let _ = client
+            .repository(&registry.host(), "a")
+            .head_blob(&Digest::of(b"x"))
+            .await;
+        let seen = server.log();
+        assert!(!seen.is_empty());
+        assert!(
+            seen.iter()
+                .all(|seen| seen.headers.contains_key(header::AUTHORIZATION) == shown)
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_access_token_is_shown_to_the_registry_alone() {
+    let registry = FaultRegistry::behind(tokens()).await;
+    let login = Credentials::anonymous().with_access_token(&registry.host(), "given");
+    let client = Client::new(registry.options(), login).unwrap();
+    let _ = client
+        .repository(&registry.host(), "a")
+        .head_blob(&Digest::of(b"x"))
+        .await;
+    let log = registry.log();
+    assert!(log.iter().all(|seen| seen.path != "/token"));
+    assert!(
+        log.iter()
+            .any(|seen| seen.headers.get(header::AUTHORIZATION).is_some_and(|value| value == "Bearer given"))
+    );
+}
+
+#[tokio::test]
 async fn an_identity_token_is_exchanged_by_the_oauth_form() {
     let registry = FaultRegistry::behind(tokens()).await;
     let json = format!(

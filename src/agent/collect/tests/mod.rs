@@ -43,6 +43,7 @@ impl Pod {
                     registry: "staging.invalid".into(),
                     repository: "slipway/team".into(),
                     plain_http: true,
+                    realm: None,
                 },
             },
             store: Memory::default(),
