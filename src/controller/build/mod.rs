@@ -146,12 +146,9 @@ async fn apply(build: &OCIRecipeBuild, decision: &Decision, context: &Context) -
         Step::DeletePod { name, uid } => {
             context.cluster.delete::<Pod>(&namespace, name, uid).await?;
         }
-        Step::PutIndex { bytes, digest } => {
+        Step::PutIndex { bytes, .. } => {
             let tag = format!("build-{}", build.uid().unwrap_or_default());
-            context
-                .staging
-                .put_index(&namespace, &tag, digest, bytes.clone())
-                .await?;
+            context.staging.put_index(&namespace, &tag, bytes.clone()).await?;
         }
         Step::CreatePush { rule } => {
             let Some(wanted) = push::of_rule(build, &decision.status, *rule) else {
