@@ -363,6 +363,34 @@ fn a_record_of_a_failure_ends_the_build_with_its_reason() {
 }
 
 #[test]
+fn a_deadline_keeps_the_end_of_the_log_and_is_not_tried_again() {
+    let report = CollectReport::Recorded {
+        digest: Digest::of(b"record"),
+    };
+    let pod = SeenPod {
+        reason: Some("DeadlineExceeded".into()),
+        ..ended(&report)
+    };
+    let failure = Failure::new(Reason::BuildPodFailed, "asked to end").with_log("step 1");
+    let decision = decide(
+        &seeing(
+            begun(),
+            "linux/amd64",
+            Some(pod),
+            record("linux/amd64", Some(failure)),
+        ),
+        NOW,
+    );
+    let failure = decision.status.failure.unwrap();
+    assert_eq!(failure.reason, Reason::DeadlineExceeded);
+    assert_eq!(failure.log_snippet.as_deref(), Some("step 1"));
+    assert_eq!(
+        (decision.step, decision.status.platforms[0].attempt),
+        (Step::Nothing, 1)
+    );
+}
+
+#[test]
 fn a_killed_builder_is_out_of_memory_only_when_the_kubelet_says_so() {
     let failure = Failure::new(Reason::BuildFailed, "exit 137");
     let mut pod = ended(&CollectReport::Recorded {

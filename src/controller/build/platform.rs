@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     observe::{SeenPlatform, StagedRecord},
-    pod_report::{BUILD, BuildPod, FETCH, fetched, reduce},
+    pod_report::{BUILD, BuildPod, FETCH, deleted, fetched, reduce},
     status,
 };
 use crate::{
@@ -128,10 +128,7 @@ fn building(status: &mut PlatformStatus, seen: &SeenPlatform, now: Timestamp) ->
             seen,
             now,
         ),
-        (StagedRecord::None, None) if seen.pod_was_seen => {
-            let text = "The build's pod was deleted before its result was known.";
-            spoil(status, Failure::new(Reason::BuildPodDeleted, text), seen, now)
-        }
+        (StagedRecord::None, None) if seen.pod_was_seen => spoil(status, deleted(), seen, now),
         (StagedRecord::None, None) => PodEffect::Create.into(),
         (StagedRecord::None, Some(pod)) => at_work(status, seen, pod, now),
     }
