@@ -363,6 +363,34 @@ fn a_record_of_a_failure_ends_the_build_with_its_reason() {
 }
 
 #[test]
+fn a_record_of_the_clusters_failure_costs_one_attempt_of_three() {
+    let report = CollectReport::Recorded {
+        digest: Digest::of(b"record"),
+    };
+    let mut seen = begun();
+    for attempt in 1..=3 {
+        let failure = Failure::new(Reason::FetchFailed, "no route to host");
+        let ended = seeing(
+            seen.clone(),
+            "linux/amd64",
+            Some(ended(&report)),
+            record("linux/amd64", Some(failure)),
+        );
+        let decision = decide(&ended, NOW);
+        let platform = &decision.status.platforms[0];
+        assert_eq!(platform.infrastructure_failures, attempt);
+        assert_eq!(platform.failure.as_ref().unwrap().reason, Reason::FetchFailed);
+        if attempt < 3 {
+            assert_eq!(decision.step, Step::CreatePod { platform: 0 });
+            assert_eq!(platform.attempt, attempt + 1);
+        } else {
+            assert_eq!(decision.status.phase, BuildPhase::FailedToBuild);
+        }
+        seen = after(&seen, &decision);
+    }
+}
+
+#[test]
 fn a_deadline_keeps_the_end_of_the_log_and_is_not_tried_again() {
     let report = CollectReport::Recorded {
         digest: Digest::of(b"record"),

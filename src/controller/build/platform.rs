@@ -109,9 +109,14 @@ fn building(status: &mut PlatformStatus, seen: &SeenPlatform, now: Timestamp) ->
         (StagedRecord::Read(digest, record), pod) => {
             status::take_record(status, record, pod.as_ref(), now);
             status.record = Some(digest.clone());
+            // The cluster's failures are tried again whether or not they could be recorded.
+            let spoilt = status
+                .failure
+                .take_if(|failure| failure.class == FailureClass::Infrastructure);
+            let need = spoilt.map_or_else(Need::default, |failure| spoil(status, failure, seen, now));
             Need {
                 revision: pod.as_ref().and_then(fetched),
-                ..Need::default()
+                ..need
             }
         }
         (StagedRecord::Unavailable(error), _) => Need {
