@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
     runtime::wait::await_condition,
 };
 use serde_json::{Value, json};
@@ -93,7 +93,7 @@ async fn an_operator_killed_in_each_phase_finishes_every_build_with_one_pod_each
     arena.build("fetching", fetching).await;
     let latch = Door::latch(client).await;
     let held = format!("{}; {image}", latch.wait_here());
-    for name in ["building", "cancelled"] {
+    for name in ["building", "cancelled", "deleted"] {
         arena.build(name, shell(&held)).await;
     }
     arena.apply(&recipe(&shell(&held))).await;
@@ -115,7 +115,7 @@ async fn an_operator_killed_in_each_phase_finishes_every_build_with_one_pod_each
     arena.build("waiting", inline(&image, &later)).await;
 
     git.arrived(1).await;
-    latch.arrived(3).await;
+    latch.arrived(4).await;
     early.arrived(3).await;
     registry.arrived(1).await;
     arena
@@ -136,8 +136,15 @@ async fn an_operator_killed_in_each_phase_finishes_every_build_with_one_pod_each
         })
         .await;
     arena.build("new", shell(&image)).await;
+    let deleted = arena.building("deleted").await;
     let dead = kill_the_operator(client).await;
 
+    // Nobody sees it go, and nobody may make it again.
+    arena
+        .api::<Pod>()
+        .delete(&deleted, &DeleteParams::default().grace_period(0))
+        .await
+        .unwrap();
     while_nobody_looks(&arena, &image).await;
     collector.go_on();
     dead.lives_again().await;
@@ -157,12 +164,17 @@ async fn an_operator_killed_in_each_phase_finishes_every_build_with_one_pod_each
         "edited-2",
     ] {
         let status = arena.fully_built(name).await;
-        for platform in &status.platforms {
-            assert_eq!(platform.attempt, 1, "{name}");
+        // The operator may have died before it had made this one's pod, which costs an attempt without one.
+        if name != "new" {
+            for platform in &status.platforms {
+                assert_eq!(platform.attempt, 1, "{name}");
+            }
         }
         let pods = arena.history.count(&format!("{name}-")) - usize::from(name == "pushing");
         assert_eq!(pods, status.platforms.len(), "{name}: one pod for one attempt");
     }
+    assert_eq!(arena.fully_built("deleted").await.platforms[0].attempt, 2);
+    assert_eq!(arena.history.count("deleted"), 2);
     arena.uploaded("pushing").await;
     assert_eq!(arena.history.count("pushing-push-1"), 1, "one push, one pod");
     assert_eq!(arena.finished("cancelled").await.phase, BuildPhase::Cancelled);
