@@ -32,14 +32,15 @@ async fn system_pods(client: &Client, component: &str) -> Vec<Pod> {
 /// Kills the leading operator's process with SIGKILL and returns without waiting for the next one.
 async fn kill_the_operator(client: &Client) -> Dead {
     let leases = Api::<Lease>::namespaced(client.clone(), SYSTEM);
-    let holder = leases
-        .get("slipway")
+    let holder = |lease: Option<&Lease>| lease.and_then(|lease| lease.spec.as_ref()?.holder_identity.clone());
+    let led = await_condition(leases.clone(), "slipway", move |lease: Option<&Lease>| {
+        holder(lease).is_some()
+    });
+    let lease = tokio::time::timeout(LIMIT, led)
         .await
-        .unwrap()
-        .spec
-        .unwrap()
-        .holder_identity
+        .expect("nobody leads")
         .unwrap();
+    let holder = holder(lease.as_ref()).unwrap();
     let pods = system_pods(client, "controller").await;
     let leader = pods.iter().find(|pod| pod.name_any() == holder).unwrap();
     let container = leader.spec.as_ref().unwrap().containers[0].name.clone();
@@ -296,7 +297,7 @@ async fn staging_that_is_down_for_a_minute_in_mid_collect_delays_builds_and_cost
             status.platforms[0].attempt == 2
         })
         .await;
-    let late = arena.building("late").await;
+    let late = arena.pod_of("late").await;
     arena
         .container_until(&late, "build", |state| state.terminated.is_some())
         .await;
