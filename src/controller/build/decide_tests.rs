@@ -502,6 +502,35 @@ fn what_only_the_kubelet_knows_is_waited_for(
 }
 
 #[test]
+fn a_retry_waits_until_the_kubelet_shows_the_end_of_the_pod_before() {
+    let mut status = decide(&observed(build(&["linux/amd64"])), NOW).status;
+    status.phase = BuildPhase::FailedToBuild;
+    status.platforms[0].state = PlatformState::Failed;
+    let mut build = build(&["linux/amd64"]);
+    build.status = Some(status);
+    build.metadata.annotations = Some([(REQUEST_ANNOTATION.to_owned(), "again".to_owned())].into());
+    let seen = observed(build);
+    let pod = |ahead| SeenPod {
+        ahead,
+        ..ended(&CollectReport::Recorded {
+            digest: Digest::of(b"record"),
+        })
+    };
+    let early = seeing(seen, "linux/amd64", Some(pod(true)), StagedRecord::None);
+    let waiting = decide(&early, NOW);
+    assert_eq!(waiting.step, Step::Nothing);
+    let later = seeing(
+        after(&early, &waiting),
+        "linux/amd64",
+        Some(pod(false)),
+        StagedRecord::None,
+    );
+    let decision = decide(&later, NOW);
+    assert_eq!(decision.step, Step::CreatePod { platform: 0 });
+    assert_eq!(decision.status.platforms[0].attempt, 2);
+}
+
+#[test]
 fn what_the_cache_keeps_of_a_finished_build_is_enough_to_see_that_nothing_is_to_be_done() {
     let failure = Some(Failure::new(Reason::BuildFailed, "exit 1"));
     let seen = seeing(

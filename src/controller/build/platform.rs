@@ -92,7 +92,8 @@ pub fn fail(status: &mut PlatformStatus, failure: Failure, now: Timestamp) {
 
 /// Begins the next attempt, once the pod of an earlier one does nothing more.
 fn begin(status: &mut PlatformStatus, seen: &SeenPlatform, now: Timestamp) -> Need {
-    if let Some(pod) = seen.pod.as_ref().filter(|pod| pod.is_live()) {
+    // What its containers said of their ends is not their end: the kubelet's word is.
+    if let Some(pod) = seen.pod.as_ref().filter(|pod| pod.is_live() || pod.ahead) {
         return deletion(pod).map(Need::from).unwrap_or_default();
     }
     status.state = PlatformState::Building;
