@@ -16,6 +16,9 @@ pub use crate::registry::BlobCounters;
 /// The kubelet's limit on one container's message.
 pub const MESSAGE_LIMIT: usize = 4096;
 
+/// The code of an agent that was asked to end before its work was done.
+pub const ASKED_TO_END: i32 = 143;
+
 /// Where the kubelet looks for a container's message.
 pub const MESSAGE_PATH: &str = "/dev/termination-log";
 
@@ -44,6 +47,24 @@ pub enum CollectReport {
     },
     /// No record could be written.
     Failed(Failure),
+}
+
+impl CollectReport {
+    /// The report, with as much of the log's end as the kubelet keeps.
+    #[must_use]
+    pub fn fitted(mut self) -> Self {
+        let length = |report: &Self| serde_json::to_vec(report).map_or(0, |text| text.len());
+        for log in [4096, 3072, 2048, 1024, 512, 0] {
+            if length(&self) <= MESSAGE_LIMIT {
+                break;
+            }
+            if let Self::Failed(failure) = &mut self {
+                let snippet = failure.log_snippet.take().unwrap_or_default();
+                *failure = failure.clone().with_log(end_of(&snippet, log));
+            }
+        }
+        self
+    }
 }
 
 /// What `push` reports: one entry a target, in the plan's order.
@@ -88,6 +109,15 @@ pub fn leave<R: Serialize>(report: &R) -> std::io::Result<()> {
     }
     // Outside a pod a person reads it.
     std::io::stdout().write_all(&text)
+}
+
+/// At most so many bytes of a text's end.
+fn end_of(text: &str, limit: usize) -> &str {
+    let mut start = text.len().saturating_sub(limit);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    &text[start..]
 }
 
 /// Reads a termination message; `None` when it is no report.

@@ -35,8 +35,8 @@ pub struct ControllerArguments {
     /// This replica's name in the lease.
     #[arg(long, env = "POD_NAME", default_value = "slipway")]
     identity: String,
-    /// Where build and push pods reach what this serves, for example http://slipway.slipway-system.svc:8080; their
-    /// ends are known a second or two later without it.
+    /// The URL by which build and push pods reach what this serves; without it their ends are known a second or two
+    /// later.
     #[arg(long, env = "SLIPWAY_OPERATOR_URL")]
     operator_url: Option<String>,
     /// Where probes, metrics and the reports of pods are served.

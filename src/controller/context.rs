@@ -131,6 +131,7 @@ pub struct Context {
     pub metrics: Metrics,
     failures: Mutex<HashMap<String, u32>>,
     seen_pods: Mutex<HashMap<String, Instant>>,
+    begun_pods: Mutex<HashMap<String, Instant>>,
 }
 
 /// Longer than any pod may run, so that a deleted one is told from one that was never made.
@@ -161,6 +162,7 @@ impl Context {
             metrics,
             failures: Mutex::default(),
             seen_pods: Mutex::default(),
+            begun_pods: Mutex::default(),
         }
     }
 
@@ -177,6 +179,45 @@ impl Context {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .contains_key(name)
+    }
+
+    /// Keeps in mind that this process began the attempt whose pod has this name.
+    pub fn pod_begun(&self, name: &str) {
+        let mut begun = self.begun_pods.lock().unwrap_or_else(PoisonError::into_inner);
+        if !begun.contains_key(name) {
+            begun.retain(|_, at| at.elapsed() < SEEN_PODS_KEPT);
+            begun.insert(name.to_owned(), Instant::now());
+        }
+    }
+
+    /// The pod of an attempt that goes on, and that its owner owns.
+    ///
+    /// One that is not there and whose attempt an earlier process began was deleted while no operator ran: made
+    /// again, it would be a second pod of one attempt. The cache may be older than the pod, so the API server is
+    /// asked, once, and its answer counts until the cache has caught up.
+    pub async fn pod_of_attempt(&self, namespace: &str, name: &str, owner: &str) -> Option<SeenPod> {
+        let known = |name: &str| {
+            let begun = self.begun_pods.lock().unwrap_or_else(PoisonError::into_inner);
+            begun.contains_key(name) || self.was_pod_seen(name)
+        };
+        let pod = match self.pod(namespace, name) {
+            None if !known(name) => match self.cluster.get::<Pod>(namespace, name).await {
+                Ok(Some(pod)) => Some(self.own_pods.remember(pod)),
+                Ok(None) => {
+                    self.pod_seen(name);
+                    None
+                }
+                // Its name keeps it from being made twice while it is there.
+                Err(error) => {
+                    tracing::warn!(pod = name, %error, "whether the pod is there is not known");
+                    None
+                }
+            },
+            pod => pod,
+        };
+        let pod = pod.filter(|pod| owned_by(&**pod, owner))?;
+        self.pod_seen(name);
+        Some(self.seen_pod(&pod))
     }
 
     /// A pod, at least as new as what was written here.

@@ -143,15 +143,7 @@ pub async fn run(
     };
     let watched = start_watches(&client, &options, &queues);
 
-    let verifier = TokenVerifier::new(client.clone(), AUDIENCE);
-    let callers = Arc::new(Callers::new(verifier, watched.stores.pods.clone()));
-    let mut for_pods = Router::new();
-    if let Some(tokens) = tokens {
-        let issuer = TokenIssuer::new(tokens.signer, Arc::clone(&callers), &options.staging.prefix);
-        for_pods = for_pods.merge(issuer.routes());
-    }
-    let reports = Reports::new(callers, queues.clone());
-    for_pods = for_pods.merge(reports.routes());
+    let (for_pods, reports) = for_pods(&client, &options, &watched.stores.pods, &queues, tokens);
     let gates = Gates::new(watched.gates.clone());
     let serving = tokio::spawn(serve::serve(options.listen, gates, metrics.clone(), for_pods));
     let leadership = Leadership::new(client.clone(), &options.namespace, NAME, &options.identity);
@@ -179,11 +171,7 @@ pub async fn run(
     metrics.lead();
     queues.open();
 
-    let reporter = Reporter {
-        controller: NAME.into(),
-        instance: Some(options.identity.clone()),
-    };
-    let recorder = Recorder::new(client, reporter);
+    let recorder = recorder(client, &options);
     let context = Arc::new(Context::new(
         cluster,
         options.settings,
@@ -242,6 +230,33 @@ pub async fn run(
     lost.abort();
     leadership.release().await;
     outcome
+}
+
+fn recorder(client: Client, options: &Options) -> Recorder {
+    let reporter = Reporter {
+        controller: NAME.into(),
+        instance: Some(options.identity.clone()),
+    };
+    Recorder::new(client, reporter)
+}
+
+/// What pods call: where they report, and where they get tokens for staging.
+fn for_pods(
+    client: &Client,
+    options: &Options,
+    pods: &Store<Pod>,
+    queues: &Queues,
+    tokens: Option<StagingTokens>,
+) -> (Router, Reports) {
+    let verifier = TokenVerifier::new(client.clone(), AUDIENCE);
+    let callers = Arc::new(Callers::new(verifier, pods.clone()));
+    let reports = Reports::new(Arc::clone(&callers), queues.clone());
+    let mut routes = reports.routes();
+    if let Some(tokens) = tokens {
+        let issuer = TokenIssuer::new(tokens.signer, callers, &options.staging.prefix);
+        routes = routes.merge(issuer.routes());
+    }
+    (routes, reports)
 }
 
 /// Staging asks for tokens where the operator has the key to sign them.

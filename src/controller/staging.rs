@@ -110,23 +110,16 @@ impl Staging {
         Ok(found.is_some())
     }
 
-    /// Writes an index, by digest and under a tag that keeps it from being collected as garbage.
+    /// Writes an index under a tag that keeps it from being collected as garbage.
+    ///
+    /// One request, which makes it known by its digest too: were there two, a process that dies in between
+    /// would leave an index that is there and that nothing keeps.
     ///
     /// # Errors
     /// When staging refuses or does not answer.
-    pub async fn put_index(
-        &self,
-        namespace: &str,
-        tag: &str,
-        digest: &Digest,
-        bytes: Vec<u8>,
-    ) -> Result<(), RegistryError> {
-        let (repository, bytes) = (self.repository(namespace), Bytes::from(bytes));
-        repository
-            .put_manifest(digest.as_str(), media_type::OCI_INDEX, &bytes)
-            .await?;
-        repository
-            .put_manifest(tag, media_type::OCI_INDEX, &bytes)
+    pub async fn put_index(&self, namespace: &str, tag: &str, bytes: Vec<u8>) -> Result<(), RegistryError> {
+        self.repository(namespace)
+            .put_manifest(tag, media_type::OCI_INDEX, &Bytes::from(bytes))
             .await?;
         Ok(())
     }

@@ -1,10 +1,7 @@
 //! Builds that end well.
 
 use serde_json::json;
-use slipway::{
-    api::v1alpha1::{OCIRecipe, OCIRecipeBuild},
-    record::LayerOrigin,
-};
+use slipway::{api::v1alpha1::OCIRecipe, record::LayerOrigin};
 
 use crate::support::{Arena, REGISTRY, REGISTRY_ADDRESS, buildah, kubectl, run, with};
 
@@ -256,22 +253,5 @@ async fn a_git_source_with_build_arguments_and_packages_from_the_network_is_buil
         );
         assert!(status.platforms[0].layers.len() >= 2, "{strategy}");
     }
-    arena.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_builds_of_one_recipe_at_once_both_end() {
-    let Some(arena) = Arena::open("twice").await else {
-        return;
-    };
-    let spec = with(buildah(SCRATCH), &json!({ "trigger": "Manual" }));
-    arena.apply(&json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipe", "metadata": { "name": "app" }, "spec": spec })).await;
-    for name in ["one", "two"] {
-        let document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild", "metadata": { "name": name }, "spec": { "recipeRef": { "name": "app" } } });
-        arena.create_object::<OCIRecipeBuild>(document).await;
-    }
-    arena.fully_built("one").await;
-    arena.fully_built("two").await;
-    assert_eq!(arena.pods().await.len(), 2);
     arena.close().await;
 }

@@ -11,9 +11,14 @@
 #![allow(missing_docs, reason = "a test's name is its documentation")]
 
 mod builds;
+mod deleted;
 mod disturbances;
+mod doors;
 mod failures;
+mod history;
 mod operator;
+mod processes;
 mod pushes;
+mod recipes;
 mod staging;
 mod support;

@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, path::Path, process::Command, time::Duration};
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, Namespace, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
@@ -16,13 +16,15 @@ use slipway::api::v1alpha1::{
 };
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::{history::PodHistory, processes::Process};
+
 /// The registry that images are pushed to, as pods name it.
 pub const REGISTRY: &str = "registry.slipway-demo.svc.cluster.local:5000";
 /// The same registry, as this machine reaches it.
 pub const REGISTRY_ADDRESS: &str = "10.96.0.50:5000";
 
 /// Longer than anything here takes on two busy cores.
-const LIMIT: Duration = Duration::from_secs(240);
+pub const LIMIT: Duration = Duration::from_secs(240);
 
 static READY: OnceCell<()> = OnceCell::const_new();
 /// Tests that disturb the operator or staging run alone.
@@ -32,6 +34,8 @@ static PEACE: RwLock<()> = RwLock::const_new(());
 pub struct Arena {
     pub client: Client,
     pub namespace: String,
+    /// What the pods of the namespace were.
+    pub history: PodHistory,
     _peace: Peace,
 }
 
@@ -66,9 +70,11 @@ impl Arena {
             .create(&PostParams::default(), &serde_json::from_value(document).unwrap())
             .await
             .unwrap();
+        let namespace = created.name_any();
         let arena = Self {
+            history: PodHistory::begin(Api::namespaced(client.clone(), &namespace)),
             client,
-            namespace: created.name_any(),
+            namespace,
             _peace: peace,
         };
         // A strategy that runs the build file as a shell script, for builds that must go wrong.
@@ -81,8 +87,9 @@ impl Arena {
         arena
     }
 
-    /// Removes the namespace, without waiting for its end.
+    /// Looks whether any attempt had two pods, then removes the namespace without waiting for its end.
     pub async fn close(self) {
+        self.history.assert_one_pod_per_attempt();
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let _ = namespaces.delete(&self.namespace, &DeleteParams::default()).await;
     }
@@ -193,28 +200,73 @@ impl Arena {
         panic!("push {name} in {}: never {what}", self.namespace);
     }
 
-    /// Waits until a container of a build's pod runs, and gives the pod's name.
-    pub async fn building(&self, build: &str) -> String {
+    /// Waits until a build has named its pod, and gives the name.
+    pub async fn pod_of(&self, build: &str) -> String {
         let status = self
             .build_until(build, "building", |status| {
                 status.platforms.iter().any(|p| p.pod.is_some())
             })
             .await;
-        let pod = status.platforms[0].pod.clone().unwrap();
-        let running = await_condition(self.api::<Pod>(), &pod, |pod: Option<&Pod>| {
+        status.platforms[0].pod.clone().unwrap()
+    }
+
+    /// Waits until the build container of a build's pod runs, and gives the pod's name.
+    pub async fn building(&self, build: &str) -> String {
+        let pod = self.pod_of(build).await;
+        self.container_until(&pod, "build", |state| state.running.is_some())
+            .await;
+        pod
+    }
+
+    /// Waits until a container is in a state.
+    pub async fn container_until(
+        &self,
+        pod: &str,
+        container: &'static str,
+        holds: impl Fn(&ContainerState) -> bool + Send + 'static,
+    ) {
+        let wanted = await_condition(self.api::<Pod>(), pod, move |pod: Option<&Pod>| {
             let statuses = pod
                 .and_then(|p| p.status.as_ref())
                 .and_then(|s| s.container_statuses.as_ref());
-            statuses.is_some_and(|all| {
-                all.iter()
-                    .any(|c| c.name == "build" && c.state.as_ref().is_some_and(|s| s.running.is_some()))
-            })
+            let state = statuses
+                .into_iter()
+                .flatten()
+                .find(|status| status.name == container)
+                .and_then(|status| status.state.as_ref());
+            state.is_some_and(&holds)
         });
-        tokio::time::timeout(LIMIT, running)
-            .await
-            .expect("the build container never ran")
-            .unwrap();
-        pod
+        if tokio::time::timeout(LIMIT, wanted).await.is_err() {
+            self.show_everything().await;
+            panic!("container {container} of {pod} never was in the state that was waited for");
+        }
+    }
+
+    /// Lets a build's collector sleep before it has anything to collect; the build must still be held.
+    pub async fn stop_collector(&self, build: &str) -> Process {
+        let pod = self.pod_of(build).await;
+        self.container_until(&pod, "collect", |state| state.running.is_some())
+            .await;
+        let collector = Process::of(&self.api(), &pod, "collect", "collect").await;
+        collector.stop();
+        collector
+    }
+
+    /// Deletes a pod as a person does, without waiting for its end.
+    pub async fn delete_pod(&self, pod: &str) {
+        kubectl(
+            &[
+                "--namespace",
+                &self.namespace,
+                "delete",
+                "pod",
+                pod,
+                "--wait=false",
+            ],
+            None,
+        )
+        .await
+        .unwrap();
     }
 
     pub async fn pods(&self) -> Vec<Pod> {
@@ -327,6 +379,27 @@ pub fn buildah(build_file: &str) -> Value {
 pub fn shell(script: &str) -> Value {
     inline(script, &json!({ "kind": "BuildStrategy", "name": "shell" }))
 }
+
+/// A shell script that leaves an image with a layer of random bytes for each size, in KiB.
+pub fn image_script(layers: &[u32]) -> String {
+    let sizes: Vec<String> = layers.iter().map(ToString::to_string).collect();
+    IMAGE_SCRIPT.replace("SIZES", &sizes.join(" "))
+}
+
+const IMAGE_SCRIPT: &str = r#"
+cd /tmp
+count=0 ids= names=
+for size in SIZES; do
+  head -c ${size}k /dev/urandom > data
+  tar -cf layer$count data
+  ids="$ids${ids:+,}\"sha256:$(sha256sum < layer$count | cut -d' ' -f1)\""
+  names="$names${names:+,}\"layer$count\""
+  count=$((count + 1))
+done
+echo "{\"architecture\":\"$SLIPWAY_ARCH\",\"os\":\"linux\",\"config\":{},\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[$ids]}}" > config.json
+echo "[{\"Config\":\"config.json\",\"RepoTags\":[\"test:1\"],\"Layers\":[$names]}]" > manifest.json
+tar -cf "$SLIPWAY_ARCHIVE" manifest.json config.json layer*
+"#;
 
 /// The same recipe with more fields.
 pub fn with(mut spec: Value, extra: &Value) -> Value {

@@ -17,12 +17,17 @@ mod patience;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, io::Read as _, path::Path};
+use std::{
+    collections::BTreeSet,
+    io::{Read as _, Seek as _, SeekFrom},
+    path::Path,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
 use super::{
-    gate::log::LOG_LIMIT,
+    gate::log::{LOG_LIMIT, readable},
     identity,
     plan::{CollectPlan, StagingTarget},
     report::{CollectReport, StageOutcome},
@@ -43,6 +48,14 @@ use patience::Patience;
 /// Warnings are for people: so many, so long.
 const WARNINGS_LIMIT: usize = 32;
 const WARNING_LIMIT: usize = 256;
+
+/// How long a build that was asked to end has to say how it ended, and how long the record of that may take.
+/// Together less than the grace that the pod has.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_RECORD: Duration = Duration::from_secs(3);
+
+/// How much of a log's end a failure shows.
+const SNIPPET: u64 = 4096;
 
 /// Why no image was collected.
 #[derive(Debug, thiserror::Error)]
@@ -77,11 +90,26 @@ impl From<&CollectError> for Failure {
     }
 }
 
+/// How a collection ended.
+#[derive(Debug)]
+pub struct Ending {
+    /// What to leave for the controller.
+    pub report: CollectReport,
+    /// Whether it was asked to end before there was an image or a failure.
+    pub asked_to_end: bool,
+}
+
 /// Waits for the build, collects what it left and says under which digest the record is.
-pub async fn run(plan: CollectPlan, workspace: Workspace) -> CollectReport {
+///
+/// Once `stop` resolves there are seconds left: what there is of the log is stored, and no image.
+pub async fn run(plan: CollectPlan, workspace: Workspace, stop: impl Future<Output = ()>) -> Ending {
     match repository(&plan.staging) {
-        Ok(store) => run_with(plan, workspace, store, Patience::default()).await,
-        Err(failure) => CollectReport::Failed(failure),
+        // On the heap: everything that collecting holds is in it.
+        Ok(store) => Box::pin(run_with(plan, workspace, store, Patience::default(), stop)).await,
+        Err(failure) => Ending {
+            report: CollectReport::Failed(failure),
+            asked_to_end: false,
+        },
     }
 }
 
@@ -110,7 +138,8 @@ async fn run_with<S: Store>(
     workspace: Workspace,
     store: S,
     patience: Patience,
-) -> CollectReport {
+    stop: impl Future<Output = ()>,
+) -> Ending {
     let mut record = BuildRecord {
         version: RECORD_VERSION,
         build: plan.build.clone(),
@@ -125,23 +154,57 @@ async fn run_with<S: Store>(
     };
     let mut attachments = Attachments::default();
     let mut collection = Collection::new(store, patience);
-    match built(&workspace).await {
-        Ok(revision) => {
-            record.revision = revision;
-            match collect(&mut collection, &plan, &workspace).await {
-                Ok(collected) => finish(&mut record, &mut attachments, collected),
-                Err(error) => {
-                    tracing::error!(reason = error.reason().as_str(), %error, "nothing was collected");
-                    record.failure = Some(Failure::from(&error));
-                }
-            }
-        }
-        Err(failure) => record.failure = Some(failure),
+    let work = async {
+        record.revision = built(&workspace).await?;
+        let collected = collect(&mut collection, &plan, &workspace).await;
+        collected.map_err(|error| {
+            tracing::error!(reason = error.reason().as_str(), %error, "nothing was collected");
+            Failure::from(&error)
+        })
+    };
+    let mut stop = std::pin::pin!(stop);
+    let ended = tokio::select! {
+        ended = work => Some(ended),
+        () = &mut stop => None,
+    };
+    let mut asked_to_end = ended.is_none();
+    match ended {
+        Some(Ok(collected)) => finish(&mut record, &mut attachments, collected),
+        Some(Err(failure)) => record.failure = Some(failure),
+        None => record.failure = Some(last_words(&workspace).await),
     }
     record.counters = collection.counters();
     record.finished_at = jiff::Timestamp::now().to_string();
     attachments.log = read_log(&workspace);
-    store_record(&collection, record, attachments).await
+    let failure = record.failure.clone();
+    let too_late = async {
+        if !asked_to_end {
+            stop.await;
+        }
+        tokio::time::sleep(LAST_RECORD).await;
+    };
+    let report = tokio::select! {
+        report = store_record(&collection, record, attachments) => report,
+        () = too_late => {
+            asked_to_end = true;
+            let text = "the pod was asked to end while its record was stored";
+            CollectReport::Failed(failure.unwrap_or_else(|| Failure::new(Reason::BuildPodFailed, text)))
+        }
+    };
+    Ending {
+        report: report.fitted(),
+        asked_to_end,
+    }
+}
+
+/// What is known of a build that was asked to end, by itself or by its log.
+async fn last_words(workspace: &Workspace) -> Failure {
+    let outcome = tokio::time::timeout(LAST_WORDS, workspace.wait_for(Stage::Build)).await;
+    if let Ok(Ok(StageOutcome::Failed(failure))) = outcome {
+        return failure;
+    }
+    let text = "the pod was asked to end before its build was done";
+    Failure::new(Reason::BuildPodFailed, text).with_log(&log_end(workspace).unwrap_or_default())
 }
 
 async fn store_record<S: Store>(
@@ -221,6 +284,16 @@ fn visible(char: char) -> char {
     } else {
         char
     }
+}
+
+/// The end of the log as far as the gate has written it.
+fn log_end(workspace: &Workspace) -> Option<String> {
+    let mut file = workspace.open_control(&workspace.log()).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(SNIPPET))).ok()?;
+    let mut end = Vec::new();
+    file.take(SNIPPET).read_to_end(&mut end).ok()?;
+    Some(readable(&end))
 }
 
 /// The log as the gate left it, secrets redacted there.

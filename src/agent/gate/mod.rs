@@ -19,7 +19,10 @@ use std::{
     },
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -126,7 +129,7 @@ fn end(args: &GateArgs, presence: Presence, outcome: &StageOutcome) {
 fn build(args: &GateArgs, revision: Option<&Revision>, signals: &SignalForwarding) -> (StageOutcome, u8) {
     let command = args.command.first().cloned().unwrap_or_default();
     match run_command(args, revision, signals) {
-        Ok((status, tail)) => verdict(status, &tail),
+        Ok((status, tail)) => verdict(status, &tail, signals.were_sent()),
         Err(error) => {
             let code = if error.kind() == io::ErrorKind::NotFound {
                 127
@@ -146,7 +149,8 @@ fn build(args: &GateArgs, revision: Option<&Revision>, signals: &SignalForwardin
     }
 }
 
-fn verdict(status: ExitStatus, tail: &[u8]) -> (StageOutcome, u8) {
+/// A command that fails after its pod was asked to end is no failure of the build's own.
+fn verdict(status: ExitStatus, tail: &[u8], asked_to_end: bool) -> (StageOutcome, u8) {
     if status.success() {
         return (StageOutcome::Done { revision: None }, 0);
     }
@@ -156,9 +160,19 @@ fn verdict(status: ExitStatus, tail: &[u8]) -> (StageOutcome, u8) {
         let signal = status.signal().unwrap_or_default();
         (format!("was ended by signal {signal}"), 128 + signal)
     };
-    let message = format!("the strategy's command {how}; the end of its log says why");
+    let (reason, message) = if asked_to_end {
+        (
+            Reason::BuildPodFailed,
+            format!("the pod was asked to end, and the strategy's command {how}"),
+        )
+    } else {
+        (
+            Reason::BuildFailed,
+            format!("the strategy's command {how}; the end of its log says why"),
+        )
+    };
     let snippet = readable(&tail[tail.len().saturating_sub(SNIPPET)..]);
-    let failure = Failure::new(Reason::BuildFailed, message).with_log(&snippet);
+    let failure = Failure::new(reason, message).with_log(&snippet);
     (StageOutcome::Failed(failure), u8::try_from(code).unwrap_or(1))
 }
 
@@ -232,6 +246,7 @@ fn wait(mut child: Child) -> io::Result<ExitStatus> {
 /// Hands the signals that ask the container to end to the command.
 struct SignalForwarding {
     receiver: Arc<Mutex<Receiver>>,
+    sent: Arc<AtomicBool>,
     handle: Option<Handle>,
 }
 
@@ -249,11 +264,14 @@ impl SignalForwarding {
     /// Process 1 has no default actions: without a handler a signal would be lost.
     fn start() -> Self {
         let receiver = Arc::new(Mutex::new(Receiver::Gate));
+        let sent = Arc::new(AtomicBool::new(false));
         let handle = match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
             Ok(mut signals) => {
-                let (handle, receiver) = (signals.handle(), receiver.clone());
+                let (handle, receiver, sent) = (signals.handle(), receiver.clone(), sent.clone());
                 thread::spawn(move || {
                     for signal in signals.forever() {
+                        // Before it is delivered: the command may end of it at once.
+                        sent.store(true, Ordering::SeqCst);
                         deliver(&receiver, signal);
                     }
                 });
@@ -264,13 +282,22 @@ impl SignalForwarding {
                 None
             }
         };
-        Self { receiver, handle }
+        Self {
+            receiver,
+            sent,
+            handle,
+        }
     }
 
     fn forward_to(&self, child: &Child) {
         if let Ok(descriptor) = rustix::process::pidfd_open(Pid::from_child(child), PidfdFlags::empty()) {
             *locked(&self.receiver) = Receiver::Command(descriptor);
         }
+    }
+
+    /// Whether somebody asked the container to end.
+    fn were_sent(&self) -> bool {
+        self.sent.load(Ordering::SeqCst)
     }
 
     fn stop_forwarding(&self) {

@@ -223,7 +223,11 @@ fn a_signal_reaches_the_command() {
     rustix::process::kill_process(Pid::from_child(&gate), Signal::TERM).unwrap();
     assert_eq!(gate.wait().unwrap().code(), Some(7));
     assert_eq!(pod.log(), "started\nasked\n");
-    assert!(pod.failure().message.contains("code 7"));
+    let failure = pod.failure();
+    assert!(failure.message.contains("code 7"));
+    // Not the build's fault: the pod's status has the cause.
+    assert_eq!(failure.reason, Reason::BuildPodFailed);
+    assert_eq!(failure.log_snippet.as_deref(), Some("started\nasked\n"));
 }
 
 #[test]

@@ -363,6 +363,62 @@ fn a_record_of_a_failure_ends_the_build_with_its_reason() {
 }
 
 #[test]
+fn a_record_of_the_clusters_failure_costs_one_attempt_of_three() {
+    let report = CollectReport::Recorded {
+        digest: Digest::of(b"record"),
+    };
+    let mut seen = begun();
+    for attempt in 1..=3 {
+        let failure = Failure::new(Reason::FetchFailed, "no route to host");
+        let ended = seeing(
+            seen.clone(),
+            "linux/amd64",
+            Some(ended(&report)),
+            record("linux/amd64", Some(failure)),
+        );
+        let decision = decide(&ended, NOW);
+        let platform = &decision.status.platforms[0];
+        assert_eq!(platform.infrastructure_failures, attempt);
+        assert_eq!(platform.failure.as_ref().unwrap().reason, Reason::FetchFailed);
+        if attempt < 3 {
+            assert_eq!(decision.step, Step::CreatePod { platform: 0 });
+            assert_eq!(platform.attempt, attempt + 1);
+        } else {
+            assert_eq!(decision.status.phase, BuildPhase::FailedToBuild);
+        }
+        seen = after(&seen, &decision);
+    }
+}
+
+#[test]
+fn a_deadline_keeps_the_end_of_the_log_and_is_not_tried_again() {
+    let report = CollectReport::Recorded {
+        digest: Digest::of(b"record"),
+    };
+    let pod = SeenPod {
+        reason: Some("DeadlineExceeded".into()),
+        ..ended(&report)
+    };
+    let failure = Failure::new(Reason::BuildPodFailed, "asked to end").with_log("step 1");
+    let decision = decide(
+        &seeing(
+            begun(),
+            "linux/amd64",
+            Some(pod),
+            record("linux/amd64", Some(failure)),
+        ),
+        NOW,
+    );
+    let failure = decision.status.failure.unwrap();
+    assert_eq!(failure.reason, Reason::DeadlineExceeded);
+    assert_eq!(failure.log_snippet.as_deref(), Some("step 1"));
+    assert_eq!(
+        (decision.step, decision.status.platforms[0].attempt),
+        (Step::Nothing, 1)
+    );
+}
+
+#[test]
 fn a_killed_builder_is_out_of_memory_only_when_the_kubelet_says_so() {
     let failure = Failure::new(Reason::BuildFailed, "exit 137");
     let mut pod = ended(&CollectReport::Recorded {
@@ -443,6 +499,35 @@ fn what_only_the_kubelet_knows_is_waited_for(
         decision.status.platforms[0].state == PlatformState::Building,
         waits
     );
+}
+
+#[test]
+fn a_retry_waits_until_the_kubelet_shows_the_end_of_the_pod_before() {
+    let mut status = decide(&observed(build(&["linux/amd64"])), NOW).status;
+    status.phase = BuildPhase::FailedToBuild;
+    status.platforms[0].state = PlatformState::Failed;
+    let mut build = build(&["linux/amd64"]);
+    build.status = Some(status);
+    build.metadata.annotations = Some([(REQUEST_ANNOTATION.to_owned(), "again".to_owned())].into());
+    let seen = observed(build);
+    let pod = |ahead| SeenPod {
+        ahead,
+        ..ended(&CollectReport::Recorded {
+            digest: Digest::of(b"record"),
+        })
+    };
+    let early = seeing(seen, "linux/amd64", Some(pod(true)), StagedRecord::None);
+    let waiting = decide(&early, NOW);
+    assert_eq!(waiting.step, Step::Nothing);
+    let later = seeing(
+        after(&early, &waiting),
+        "linux/amd64",
+        Some(pod(false)),
+        StagedRecord::None,
+    );
+    let decision = decide(&later, NOW);
+    assert_eq!(decision.step, Step::CreatePod { platform: 0 });
+    assert_eq!(decision.status.platforms[0].attempt, 2);
 }
 
 #[test]

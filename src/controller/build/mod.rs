@@ -23,7 +23,7 @@ use super::{
     push,
 };
 use crate::{
-    api::v1alpha1::{OCIRecipeBuild, OCIRecipeBuildStatus},
+    api::v1alpha1::{OCIRecipeBuild, OCIRecipeBuildStatus, PlatformState, PlatformStatus},
     kubernetes::{
         cluster::{ClusterError, Created},
         watches::key,
@@ -57,6 +57,11 @@ pub async fn reconcile(build: Arc<OCIRecipeBuild>, context: Arc<Context>) -> Res
         };
         observed = observe::observe(context.own_builds.remember(whole), &context).await;
         decision = decide(&observed, Timestamp::now());
+    }
+    let building = |entry: &&PlatformStatus| entry.state == PlatformState::Building;
+    let begun = decision.status.platforms.iter().filter(building);
+    for pod in begun.filter_map(|entry| entry.pod.as_ref()) {
+        context.pod_begun(pod);
     }
     let build = publish(&observed.build, &decision.status, &context).await?;
     if let Err(error) = apply(&build, &decision, &context).await {
@@ -146,12 +151,9 @@ async fn apply(build: &OCIRecipeBuild, decision: &Decision, context: &Context) -
         Step::DeletePod { name, uid } => {
             context.cluster.delete::<Pod>(&namespace, name, uid).await?;
         }
-        Step::PutIndex { bytes, digest } => {
+        Step::PutIndex { bytes, .. } => {
             let tag = format!("build-{}", build.uid().unwrap_or_default());
-            context
-                .staging
-                .put_index(&namespace, &tag, digest, bytes.clone())
-                .await?;
+            context.staging.put_index(&namespace, &tag, bytes.clone()).await?;
         }
         Step::CreatePush { rule } => {
             let Some(wanted) = push::of_rule(build, &decision.status, *rule) else {

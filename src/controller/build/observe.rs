@@ -102,13 +102,14 @@ pub async fn observe(build: Arc<OCIRecipeBuild>, context: &Context) -> Observed 
     for entry in build.status.iter().flat_map(|status| &status.platforms) {
         let Some(name) = &entry.pod else { continue };
         let uid = build.uid().unwrap_or_default();
-        let pod = context
-            .pod(&namespace, name)
-            .filter(|pod| status::owned_by(&**pod, &uid))
-            .map(|pod| context.seen_pod(&pod));
-        if pod.is_some() {
-            context.pod_seen(name);
-        }
+        let pod = if entry.state == PlatformState::Building {
+            context.pod_of_attempt(&namespace, name, &uid).await
+        } else {
+            context
+                .pod(&namespace, name)
+                .filter(|pod| status::owned_by(&**pod, &uid))
+                .map(|pod| context.seen_pod(&pod))
+        };
         let pod_was_seen = context.was_pod_seen(name);
         let mount_trouble = pod
             .as_ref()

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     observe::{SeenPlatform, StagedRecord},
-    pod_report::{BUILD, BuildPod, FETCH, fetched, reduce},
+    pod_report::{BUILD, BuildPod, FETCH, deleted, fetched, reduce},
     status,
 };
 use crate::{
@@ -92,7 +92,8 @@ pub fn fail(status: &mut PlatformStatus, failure: Failure, now: Timestamp) {
 
 /// Begins the next attempt, once the pod of an earlier one does nothing more.
 fn begin(status: &mut PlatformStatus, seen: &SeenPlatform, now: Timestamp) -> Need {
-    if let Some(pod) = seen.pod.as_ref().filter(|pod| pod.is_live()) {
+    // What its containers said of their ends is not their end: the kubelet's word is.
+    if let Some(pod) = seen.pod.as_ref().filter(|pod| pod.is_live() || pod.ahead) {
         return deletion(pod).map(Need::from).unwrap_or_default();
     }
     status.state = PlatformState::Building;
@@ -109,9 +110,14 @@ fn building(status: &mut PlatformStatus, seen: &SeenPlatform, now: Timestamp) ->
         (StagedRecord::Read(digest, record), pod) => {
             status::take_record(status, record, pod.as_ref(), now);
             status.record = Some(digest.clone());
+            // The cluster's failures are tried again whether or not they could be recorded.
+            let spoilt = status
+                .failure
+                .take_if(|failure| failure.class == FailureClass::Infrastructure);
+            let need = spoilt.map_or_else(Need::default, |failure| spoil(status, failure, seen, now));
             Need {
                 revision: pod.as_ref().and_then(fetched),
-                ..Need::default()
+                ..need
             }
         }
         (StagedRecord::Unavailable(error), _) => Need {
@@ -128,10 +134,7 @@ fn building(status: &mut PlatformStatus, seen: &SeenPlatform, now: Timestamp) ->
             seen,
             now,
         ),
-        (StagedRecord::None, None) if seen.pod_was_seen => {
-            let text = "The build's pod was deleted before its result was known.";
-            spoil(status, Failure::new(Reason::BuildPodDeleted, text), seen, now)
-        }
+        (StagedRecord::None, None) if seen.pod_was_seen => spoil(status, deleted(), seen, now),
         (StagedRecord::None, None) => PodEffect::Create.into(),
         (StagedRecord::None, Some(pod)) => at_work(status, seen, pod, now),
     }

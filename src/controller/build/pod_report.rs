@@ -1,7 +1,7 @@
 //! A build pod reduced to what its build decides from.
 
 use crate::{
-    agent::report::{self, CollectReport, StageOutcome},
+    agent::report::{self, ASKED_TO_END, CollectReport, StageOutcome},
     image::Digest,
     kubernetes::pod::{Container, SeenPod},
     record::{Failure, Reason, Revision},
@@ -37,9 +37,13 @@ pub fn reduce(pod: &SeenPod, mount_trouble: Option<&str>) -> BuildPod {
         message,
     } = pod.container(COLLECT)
     {
+        // It was asked to end; who ended the pod, and why, is in the pod's status a moment later.
+        if *code == ASKED_TO_END && node_failure(pod).is_none() && !pod.ended {
+            return BuildPod::Running;
+        }
         return match report::read::<CollectReport>(message) {
             Some(CollectReport::Recorded { digest }) => BuildPod::Reported(digest),
-            Some(CollectReport::Failed(failure)) => BuildPod::Broken(failure),
+            Some(CollectReport::Failed(failure)) => BuildPod::Broken(explained(failure, pod)),
             None => BuildPod::Broken(node_failure(pod).unwrap_or_else(|| {
                 let text = format!("The collector ended with code {code} ({reason}) and without a report; see kubectl logs {} -c {COLLECT}.", pod.name);
                 Failure::new(Reason::BuildPodFailed, text)
@@ -47,6 +51,10 @@ pub fn reduce(pod: &SeenPod, mount_trouble: Option<&str>) -> BuildPod {
         };
     }
     if let Some(failure) = node_failure(pod) {
+        // The collector has seconds left, in which it stores what there is of the log.
+        if !pod.ended && matches!(pod.container(COLLECT), Container::Running) {
+            return BuildPod::Running;
+        }
         return BuildPod::Broken(failure);
     }
     if let Some((container, reason, message)) = pod.blocked() {
@@ -79,8 +87,35 @@ pub fn reduce(pod: &SeenPod, mount_trouble: Option<&str>) -> BuildPod {
     }
 }
 
+/// A failure as the pod's own processes saw it, in the words of who ended them where somebody did.
+pub fn explained(failure: Failure, pod: &SeenPod) -> Failure {
+    let cause = match failure.reason {
+        Reason::BuildFailed | Reason::BuildPodFailed if out_of_memory(pod) => Some(Failure::new(
+            Reason::OutOfMemoryKilled,
+            "The builder used more memory than its limit and was killed; raise spec.resources.memory.",
+        )),
+        Reason::FetchFailed | Reason::BuildPodFailed => node_failure(pod),
+        _ => None,
+    };
+    match cause {
+        Some(cause) => Failure {
+            log_snippet: failure.log_snippet,
+            ..cause
+        },
+        None => failure,
+    }
+}
+
+/// The failure of a pod that somebody else took away.
+pub fn deleted() -> Failure {
+    Failure::new(
+        Reason::BuildPodDeleted,
+        "The build's pod was deleted before its result was known.",
+    )
+}
+
 /// Whether the builder, or its command, was killed for the memory that it used.
-pub fn out_of_memory(pod: &SeenPod) -> bool {
+fn out_of_memory(pod: &SeenPod) -> bool {
     matches!(pod.container(BUILD), Container::Ended { reason, .. } if reason == "OOMKilled")
 }
 
@@ -108,6 +143,7 @@ fn node_failure(pod: &SeenPod) -> Option<Failure> {
             Reason::DeadlineExceeded,
             "The build ran longer than spec.timeoutSeconds; raise it, or make the build faster.",
         )),
+        _ if pod.deleting => Some(deleted()),
         Some(reason) if pod.ended => Some(Failure::new(
             Reason::BuildPodFailed,
             format!("The node ended the build's pod: {reason}: {message}"),
@@ -181,6 +217,73 @@ mod tests {
         seen.reason = Some("Evicted".into());
         seen.ended = true;
         assert_eq!(reduce(&seen, None), BuildPod::Reported(Digest::of(b"record")));
+    }
+
+    fn asked_to_end() -> Container {
+        Container::Ended {
+            code: ASKED_TO_END,
+            reason: "Error".into(),
+            message: recorded(),
+        }
+    }
+
+    fn as_the_node_says(reason: &str) -> SeenPod {
+        SeenPod {
+            reason: Some(reason.into()),
+            ..SeenPod::default()
+        }
+    }
+
+    fn being_deleted() -> SeenPod {
+        SeenPod {
+            deleting: true,
+            ..SeenPod::default()
+        }
+    }
+
+    /// The kubelet tells of the containers' ends and of its own reason in any order, or together.
+    #[rstest]
+    #[case::deadline_first(as_the_node_says("DeadlineExceeded"), Container::Running, BuildPod::Running)]
+    #[case::collector_first(SeenPod::default(), asked_to_end(), BuildPod::Running)]
+    #[case::both(
+        as_the_node_says("DeadlineExceeded"),
+        asked_to_end(),
+        BuildPod::Reported(Digest::of(b"record"))
+    )]
+    #[case::nobody_says_why(SeenPod { ended: true, ..SeenPod::default() }, asked_to_end(), BuildPod::Reported(Digest::of(b"record")))]
+    #[case::deletion_first(being_deleted(), Container::Running, BuildPod::Running)]
+    #[case::deleted(being_deleted(), asked_to_end(), BuildPod::Reported(Digest::of(b"record")))]
+    fn a_collector_that_was_asked_to_end_is_believed_once_it_is_known_why(
+        #[case] mut seen: SeenPod,
+        #[case] collect: Container,
+        #[case] expected: BuildPod,
+    ) {
+        seen.containers.insert(COLLECT.into(), collect);
+        assert_eq!(reduce(&seen, None), expected);
+    }
+
+    #[rstest]
+    #[case::deadline(as_the_node_says("DeadlineExceeded"), Some(Reason::DeadlineExceeded))]
+    #[case::evicted(as_the_node_says("Evicted"), Some(Reason::BuildPodEvicted))]
+    #[case::deleted(being_deleted(), Some(Reason::BuildPodDeleted))]
+    #[case::late(SeenPod { deleting: true, ..as_the_node_says("DeadlineExceeded") }, Some(Reason::DeadlineExceeded))]
+    #[case::nobody(SeenPod::default(), None)]
+    fn a_failure_of_a_pod_that_was_ended_is_explained_by_who_ended_it(
+        #[case] seen: SeenPod,
+        #[case] expected: Option<Reason>,
+    ) {
+        for own in [Reason::BuildPodFailed, Reason::FetchFailed] {
+            let failure = explained(Failure::new(own, "asked to end").with_log("step 1"), &seen);
+            assert_eq!(failure.reason, expected.unwrap_or(own));
+            assert_eq!(failure.log_snippet.as_deref(), Some("step 1"));
+        }
+        let own = Failure::new(Reason::BuildFailed, "exit 7");
+        assert_eq!(explained(own.clone(), &seen), own, "it had failed before");
+    }
+
+    #[test]
+    fn a_pod_that_was_deleted_before_it_began_is_named_so() {
+        assert_eq!(reduce(&being_deleted(), None), BuildPod::Broken(deleted()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use kube::{
     runtime::events::{Event, EventType},
 };
 
-use super::pod_report::out_of_memory;
+use super::pod_report::explained;
 use crate::{
     api::v1alpha1::{
         BuildPhase, OCIRecipeBuildStatus, PlatformState, PlatformStatus, RegistryPush, RegistryUploadStatus,
@@ -61,13 +61,8 @@ pub fn take_record(status: &mut PlatformStatus, record: &BuildRecord, pod: Optio
             "The record has neither an image nor a failure.",
         )
     });
-    let by_signal = matches!(failure.reason, Reason::BuildFailed | Reason::BuildPodFailed);
-    if by_signal && pod.is_some_and(out_of_memory) {
-        let text = "The builder used more memory than its limit and was killed; raise spec.resources.memory.";
-        failure = Failure {
-            log_snippet: failure.log_snippet,
-            ..Failure::new(Reason::OutOfMemoryKilled, text)
-        };
+    if let Some(pod) = pod {
+        failure = explained(failure, pod);
     }
     status.state = PlatformState::Failed;
     status.failure = Some(failure);

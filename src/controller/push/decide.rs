@@ -186,13 +186,7 @@ impl<'a> Pass<'a> {
     fn attempt_under_way(&mut self) {
         let Some(pod) = &self.seen.pod else {
             if self.seen.pod_was_seen {
-                return self.attempt_failed(
-                    Failure::new(
-                        Reason::PushPodFailed,
-                        "The push's pod was deleted before it reported.",
-                    ),
-                    0,
-                );
+                return self.attempt_failed(deleted(), 0);
             }
             return self.create();
         };
@@ -204,6 +198,7 @@ impl<'a> Pass<'a> {
         {
             return match report::read::<PushReport>(message) {
                 Some(report) => self.take(&report),
+                None if pod.deleting => self.attempt_failed(deleted(), 0),
                 None => {
                     let text = format!(
                         "The push's pod ended with code {code} ({reason}) and without a report; see kubectl logs {}.",
@@ -492,6 +487,14 @@ impl<'a> Pass<'a> {
             next: self.next,
         }
     }
+}
+
+/// The failure of an attempt whose pod somebody took away.
+fn deleted() -> Failure {
+    Failure::new(
+        Reason::PushPodFailed,
+        "The push's pod was deleted before it reported.",
+    )
 }
 
 /// Whether policies let this target be spoken to without TLS.

@@ -42,8 +42,11 @@ pub async fn reconcile(push: Arc<RegistryPush>, context: Arc<Context>) -> Result
     else {
         return Ok(Action::await_change());
     };
-    let observed = observe::observe(push, &context);
+    let observed = observe::observe(push, &context).await;
     let mut decision = decide(&observed, Timestamp::now());
+    if let Some(pod) = &decision.status.pod {
+        context.pod_begun(pod);
+    }
     let push = publish(&observed.push, &decision.status, &context).await?;
     if let Err(error) = apply(&push, &decision, &context).await {
         let Error::Cluster(ClusterError::Api { source, .. }) = &error else {

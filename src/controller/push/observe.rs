@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use crate::{
     agent::plan::{PushSource, Registries},
     api::v1alpha1::{BuildPhase, RegistryPush},
-    controller::{build::status::owned_by, context::Context},
+    controller::context::Context,
     image::Digest,
     kubernetes::pod::SeenPod,
     registry::normal_origin,
@@ -50,18 +50,14 @@ pub enum Source {
 }
 
 /// Reads everything once.
-pub fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
+pub async fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
     let namespace = push.namespace().unwrap_or_default();
     let uid = push.uid().unwrap_or_default();
     let name = push.status.as_ref().and_then(|status| status.pod.clone());
-    let pod = name
-        .as_ref()
-        .and_then(|name| context.pod(&namespace, name))
-        .filter(|pod| owned_by(&**pod, &uid));
-    let pod = pod.map(|pod| context.seen_pod(&pod));
-    if let Some(pod) = &pod {
-        context.pod_seen(&pod.name);
-    }
+    let pod = match &name {
+        Some(name) => context.pod_of_attempt(&namespace, name, &uid).await,
+        None => None,
+    };
     let target = context.staging.target(&namespace);
     let mut forbidden = context.denied_origins();
     forbidden.push(normal_origin(&target.registry));

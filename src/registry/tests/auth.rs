@@ -226,10 +226,11 @@ async fn an_access_token_is_shown_to_the_registry_alone() {
         .await;
     let log = registry.log();
     assert!(log.iter().all(|seen| seen.path != "/token"));
-    assert!(
-        log.iter()
-            .any(|seen| seen.headers.get(header::AUTHORIZATION).is_some_and(|value| value == "Bearer given"))
-    );
+    assert!(log.iter().any(|seen| {
+        seen.headers
+            .get(header::AUTHORIZATION)
+            .is_some_and(|value| value == "Bearer given")
+    }));
 }
 
 #[tokio::test]

@@ -76,8 +76,13 @@ impl Pod {
     }
 
     async fn report(&self) -> CollectReport {
+        self.ending(std::future::pending()).await.report
+    }
+
+    async fn ending(&self, stop: impl Future<Output = ()>) -> Ending {
         let patience = Patience::new(Duration::from_millis(200), Duration::from_millis(1));
-        run_with(self.plan.clone(), self.workspace(), self.store.clone(), patience).await
+        let (plan, store) = (self.plan.clone(), self.store.clone());
+        run_with(plan, self.workspace(), store, patience, stop).await
     }
 
     async fn record(&self) -> BuildRecord {
@@ -305,6 +310,41 @@ async fn a_build_that_was_killed_is_recorded() {
     let pod = Pod::new();
     drop(pod.workspace().enter(Stage::Build).unwrap());
     assert_eq!(pod.refusal().await, Reason::BuildPodFailed);
+}
+
+#[tokio::test]
+async fn a_collection_that_is_asked_to_end_records_the_log_and_no_image() {
+    let pod = Pod::with(&docker(&[true, true]));
+    // The build runs still, and says nothing more.
+    let _running = pod.workspace().enter(Stage::Build).unwrap();
+    fs::write(pod.workspace().log(), "step 1\nstep 2\n").unwrap();
+    let ending = pod.ending(std::future::ready(())).await;
+    assert!(ending.asked_to_end);
+    let CollectReport::Recorded { digest } = ending.report else {
+        panic!("{ending:?}")
+    };
+    let record = staging::fetch_record(&pod.store, &digest).await.unwrap();
+    let failure = record.failure.unwrap();
+    assert_eq!(failure.reason, Reason::BuildPodFailed);
+    assert_eq!(failure.log_snippet.as_deref(), Some("step 1\nstep 2\n"));
+    assert!(record.image.is_none() && record.log.is_some());
+}
+
+#[tokio::test]
+async fn a_collection_that_is_asked_to_end_while_staging_is_away_reports_the_log_itself() {
+    let pod = Pod::new();
+    let failure = Failure::new(Reason::BuildPodFailed, "asked").with_log(&"\n".repeat(4096));
+    pod.end(&StageOutcome::Failed(failure));
+    pod.store.fail_after(0, usize::MAX);
+    // The build has said how it ended, so either may be first.
+    let ending = pod.ending(std::future::ready(())).await;
+    let text = serde_json::to_string(&ending.report).unwrap();
+    assert!(text.len() <= crate::agent::report::MESSAGE_LIMIT);
+    let CollectReport::Failed(failure) = ending.report else {
+        panic!("{ending:?}")
+    };
+    assert_eq!(failure.reason, Reason::BuildPodFailed);
+    assert!(failure.log_snippet.is_some_and(|log| log.len() >= 1024));
 }
 
 #[tokio::test]

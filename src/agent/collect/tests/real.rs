@@ -80,7 +80,8 @@ fn pod(server: &Server) -> Pod {
 }
 
 async fn record(pod: &Pod) -> BuildRecord {
-    match run(pod.plan.clone(), pod.workspace()).await {
+    let never = std::future::pending();
+    match run(pod.plan.clone(), pod.workspace(), never).await.report {
         CollectReport::Recorded { digest } => {
             let repository = repository(&pod.plan.staging).unwrap();
             staging::fetch_record(&repository, &digest).await.unwrap()
