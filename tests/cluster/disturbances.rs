@@ -269,7 +269,7 @@ async fn staging_that_is_down_for_a_minute_in_mid_collect_delays_builds_and_cost
     };
     let latch = Door::latch(&arena.client).await;
     // One small layer, and one that takes seconds to compress and send.
-    let script = format!("{}; {}", latch.wait_here(), image_script(&[8, 200 * 1024]));
+    let script = format!("{}; {}", latch.wait_here(), image_script(&[8, 100 * 1024]));
     arena.build("patient", shell(&script)).await;
     arena.build("unlucky", shell(&script)).await;
     latch.arrived(2).await;
