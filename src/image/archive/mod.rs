@@ -20,6 +20,8 @@ mod docker;
 pub(super) mod documents;
 mod error;
 pub(super) mod folder;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod header;
 pub mod layer;
 mod limits;
