@@ -50,7 +50,10 @@ impl Folder {
         let opened = rustix::fs::open(path, NO_SURPRISES | OFlags::DIRECTORY, Mode::empty());
         opened.map(|file| Self::new(file.into())).map_err(|error| {
             missing(match error {
-                Errno::NOTDIR | Errno::LOOP => "it is not a folder".into(),
+                Errno::NOTDIR | Errno::LOOP if path.is_symlink() => {
+                    "it is a symbolic link; name the folder that it leads to".into()
+                }
+                Errno::NOTDIR => "it is not a folder".into(),
                 error => io::Error::from(error).to_string(),
             })
         })

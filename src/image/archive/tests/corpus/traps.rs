@@ -381,6 +381,7 @@ fn of_kinds() -> Vec<Case> {
     vec![
         good("T17-attestation-beside-the-image", oci_buildkit()),
         good("T17-attestation-by-subject", newer_attestation),
+        good("T17-artifact-type-of-an-image", crane_layout()),
         bad("T17-only-an-artifact", NoImage, artifact, oci().tar().end()),
         single(good("T18-index-in-index-per-platform", per_platform)),
         bad(
@@ -397,6 +398,13 @@ fn of_kinds() -> Vec<Case> {
             platforms(&["amd64", "arm64"]).tar().end(),
         )),
     ]
+}
+
+/// crane's layout: the entry of an image has an artifact type, which is its config's type.
+fn crane_layout() -> Vec<u8> {
+    let mut layout = oci();
+    layout.index[0]["artifactType"] = json!(media_type::OCI_CONFIG);
+    layout.tar().end()
 }
 
 fn of_types() -> Vec<Case> {
