@@ -52,6 +52,15 @@ test: setup lint test-unit test-charts test-cluster ## Everything that CI asks f
 test-unit: ## Unit, property and protocol tests, and drift of generated files
 	hack/suite unit cargo test --locked --lib --bins --quiet
 	hack/suite generated cargo test --locked --test generated --quiet
+	hack/suite commands cargo test --locked --test commands --quiet
+
+.PHONY: corpus
+corpus: ## What becomes of every odd and hostile archive, one line each, and its sums
+	cargo test --locked --lib --quiet -- --exact --nocapture image::archive::tests::corpus::every_case_has_its_outcome
+
+.PHONY: fuzz
+fuzz: ## Fuzz whatever reads strangers' bytes; FUZZ="600 tar" is seconds and targets
+	hack/fuzz $(FUZZ)
 
 .PHONY: test-charts
 test-charts: ## Lint and render the charts

@@ -9,11 +9,14 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+mod accept;
 mod agent;
 mod controller;
 pub mod crds;
 pub mod docs;
+mod inspect;
 mod kubectl;
+mod outcome;
 
 /// Turns recipes into container images and gets them, provably intact, into registries.
 ///
@@ -29,6 +32,14 @@ pub struct Arguments {
 enum Command {
     #[command(flatten)]
     Kubectl(kubectl::KubectlCommand),
+    /// Take in an upload in Launchpad's layout: every layer known, or there and what its digest says.
+    ///
+    /// Exit codes: 0 accepted, 1 refused, 2 usage, 3 the machine's own trouble.
+    Accept(accept::AcceptArguments),
+    /// Show what an image archive holds: images, platforms, layers, tags, attestations, warnings.
+    ///
+    /// Layers are not read. Exit codes: 0 readable, 1 refused, 2 usage, 3 the machine's own trouble.
+    Inspect(inspect::InspectArguments),
     /// Run the operator.
     Controller(Box<controller::ControllerArguments>),
     /// Print the custom resource definitions.
@@ -61,6 +72,8 @@ enum Command {
 /// Whatever ends the command early; the message is for people.
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
+        Command::Accept(arguments) => accept::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Crds { output } => crds::run(output.as_deref()).map(|()| ExitCode::SUCCESS),
         Command::Docs { output } => docs::run(&output, &Arguments::command()).map(|()| ExitCode::SUCCESS),
         // Without a runtime: the gate waits in front of a stranger's command for as long as that runs.

@@ -7,9 +7,12 @@ pub mod compress;
 mod descriptor;
 mod digest;
 pub mod json;
+mod known;
 pub mod launchpad;
 mod platform;
+pub mod upload;
 
 pub use descriptor::{Descriptor, ImageConfig, Index, Manifest, RootFs, media_type};
 pub use digest::{Digest, DigestError, Hasher};
+pub use known::{Known, KnownError, KnownLayer};
 pub use platform::{Platform, PlatformError};

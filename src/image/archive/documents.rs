@@ -99,7 +99,7 @@ struct RawRunConfig {
 }
 
 /// What of an image's config decides anything.
-pub(super) struct Config {
+pub(in crate::image) struct Config {
     pub platform: Option<Platform>,
     pub diff_ids: Vec<Digest>,
     /// Whether its history tells of fewer layers than there are.
@@ -178,7 +178,7 @@ impl<'a> Documents<'a> {
         Ok(bytes)
     }
 
-    /// Parses a config and compares its own parts.
+    /// Parses a config, and warns of what is odd.
     pub(super) fn config(&mut self, member: &str, bytes: &[u8]) -> Result<Config, ArchiveError> {
         let config = config(member, bytes)?;
         if config.history_is_short {
@@ -254,7 +254,8 @@ pub(super) fn manifest(
     Ok(raw)
 }
 
-fn config(member: &str, bytes: &[u8]) -> Result<Config, ArchiveError> {
+/// Parses a config and compares its own parts.
+pub(in crate::image) fn config(member: &str, bytes: &[u8]) -> Result<Config, ArchiveError> {
     let raw: RawConfig = parse(member, bytes)?;
     let texts = raw.rootfs.and_then(|rootfs| rootfs.diff_ids).unwrap_or_default();
     let diff_ids = texts
@@ -286,14 +287,17 @@ fn config(member: &str, bytes: &[u8]) -> Result<Config, ArchiveError> {
 }
 
 /// Reads strict JSON of a member.
-pub(super) fn parse<'de, T: Deserialize<'de>>(member: &str, bytes: &'de [u8]) -> Result<T, ArchiveError> {
+pub(in crate::image) fn parse<'de, T: Deserialize<'de>>(
+    member: &str,
+    bytes: &'de [u8],
+) -> Result<T, ArchiveError> {
     json::parse(bytes).map_err(|error| ArchiveError::Json {
         member: member.into(),
         error,
     })
 }
 
-pub(super) fn digest(member: &str, text: &str) -> Result<Digest, ArchiveError> {
+pub(in crate::image) fn digest(member: &str, text: &str) -> Result<Digest, ArchiveError> {
     text.parse().map_err(|error: DigestError| ArchiveError::Digest {
         member: member.into(),
         error,
@@ -305,7 +309,7 @@ pub(super) fn is_index_type(media_type: &str) -> bool {
 }
 
 /// Compares bytes in memory with the digest and size that name them.
-pub(super) fn prove(
+pub(in crate::image) fn prove(
     member: &str,
     bytes: &[u8],
     expected: &Digest,

@@ -172,7 +172,11 @@ pub(super) fn missing(layer: &ArchiveLayer, of_same_size: Vec<(String, Content)>
         });
     misnamed.unwrap_or_else(|| ArchiveError::LayerMissing {
         diff_id: layer.diff_id.clone(),
-        member: layer.member.clone(),
+        member: if layer.member.is_empty() {
+            "manifest.json leaves its name empty".into()
+        } else {
+            layer.member.clone()
+        },
     })
 }
 

@@ -17,8 +17,11 @@ use std::{collections::BTreeMap, io::Read, path::Path};
 mod choose;
 mod content;
 mod docker;
-mod documents;
+pub(super) mod documents;
 mod error;
+pub(super) mod folder;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod header;
 pub mod layer;
 mod limits;

@@ -332,6 +332,8 @@ fn attachment_kind(entry: &RawDescriptor, raw: &RawManifest) -> Option<Attachmen
         config_type,
         Some(media_type::OCI_CONFIG | media_type::DOCKER_CONFIG)
     );
-    let is_artifact = raw.artifact_type.is_some() || entry.artifact_type.is_some() || !is_image;
+    // crane gives the entry of an image its config's type as an artifact type.
+    let is_other = |artifact: &Option<String>| artifact.is_some() && artifact.as_deref() != config_type;
+    let is_artifact = is_other(&raw.artifact_type) || is_other(&entry.artifact_type) || !is_image;
     (is_artifact && raw.config.is_some()).then_some(AttachmentKind::Artifact)
 }

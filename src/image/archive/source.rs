@@ -10,7 +10,12 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{ArchiveError, Limits, RATIO_FREE, content::Content, tar::TarIndex};
+use super::{
+    ArchiveError, Limits, RATIO_FREE,
+    content::Content,
+    folder::{Folder, NO_SURPRISES},
+    tar::TarIndex,
+};
 use crate::image::compress::{Compression, Decoder};
 
 /// The members of an archive, by name.
@@ -93,7 +98,7 @@ impl Source {
         let metadata = file.metadata().map_err(|error| missing(error.to_string()))?;
         if metadata.is_dir() {
             return Ok(Self {
-                holder: Holder::Folder(Folder { root: Arc::new(file) }),
+                holder: Holder::Folder(Folder::new(file)),
                 snapshot: None,
                 warnings: Vec::new(),
             });
@@ -171,12 +176,6 @@ impl Source {
     }
 }
 
-/// Links are not followed, and a named pipe is not waited on.
-const NO_SURPRISES: OFlags = OFlags::RDONLY
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::CLOEXEC);
-
 fn missing(path: &Path, why: String) -> ArchiveError {
     ArchiveError::Missing {
         path: path.display().to_string(),
@@ -243,49 +242,4 @@ fn unnamed_file() -> io::Result<File> {
         .open(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)
-}
-
-/// An OCI layout in a folder. Every component is opened by itself and without following links, so that
-/// nothing outside can be reached whatever the builder puts there while it is read.
-#[derive(Debug)]
-pub(super) struct Folder {
-    root: Arc<File>,
-}
-
-impl Folder {
-    fn find(&self, name: &str) -> Result<Option<Content>, ArchiveError> {
-        let refused = |why| {
-            Err(ArchiveError::Link {
-                name: name.into(),
-                target: "?".into(),
-                why,
-            })
-        };
-        let mut here = self.root.clone();
-        for component in Path::new(name).components() {
-            let Component::Normal(component) = component else {
-                return Err(ArchiveError::Path {
-                    name: name.chars().take(80).collect(),
-                    why: "it leaves the folder",
-                });
-            };
-            here = match rustix::fs::openat(&*here, component, NO_SURPRISES, Mode::empty()) {
-                Ok(next) => Arc::new(File::from(next)),
-                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
-                Err(rustix::io::Errno::LOOP) => return refused("is a symbolic link in a layout folder"),
-                Err(error) => return Err(ArchiveError::io(name, error.into())),
-            };
-        }
-        let metadata = here.metadata().map_err(|error| ArchiveError::io(name, error))?;
-        if metadata.is_dir() {
-            return Ok(None);
-        }
-        if !metadata.is_file() {
-            return Err(ArchiveError::Entry {
-                member: name.into(),
-                kind: "a pipe or a device".into(),
-            });
-        }
-        Ok(Some(Content::new(here, 0, metadata.len())))
-    }
 }

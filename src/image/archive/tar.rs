@@ -74,6 +74,12 @@ impl TarIndex {
         }
     }
 
+    /// Every name; folders and links too.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.members.keys().map(String::as_str)
+    }
+
     /// The files in a folder that have this size, by name.
     pub(super) fn of_size(&self, folder: &str, size: u64) -> Vec<(String, Content)> {
         let mut found: Vec<_> = self

@@ -1,7 +1,10 @@
 //! Archives made byte by byte, good and bad.
 
-mod hostile;
-mod streams;
+pub(crate) mod corpus;
+mod differential;
+mod fuzzing;
+mod limits;
+mod properties;
 mod tools;
 mod views;
 
@@ -196,6 +199,14 @@ impl Layout {
             .fold(Tar::default(), |tar, (name, content)| tar.file(name, content))
     }
 
+    /// Writes the layout to a folder.
+    pub fn write(&self, folder: &std::path::Path) {
+        std::fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
+        for (name, content) in self.files(&self.root()) {
+            std::fs::write(folder.join(name), content).unwrap();
+        }
+    }
+
     pub fn files(&self, root: &Value) -> Vec<(String, Vec<u8>)> {
         let mut files = vec![
             (
@@ -241,9 +252,4 @@ pub(crate) fn verify_with(archive: &[u8], limits: Limits) -> Result<Archive, Arc
         super::layer::prove(layer, &content, archive.limits(), |_| Ok(()))?;
     }
     Ok(archive)
-}
-
-/// The reason an archive is refused with.
-pub(crate) fn reason(archive: &[u8]) -> Option<Reason> {
-    verify(archive).err().map(|error| error.reason())
 }

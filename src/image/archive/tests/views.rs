@@ -1,26 +1,25 @@
 //! Every producer's layout is read to the same image.
 
-use proptest::strategy::Strategy as _;
 use rstest::rstest;
 use serde_json::json;
 
 use super::*;
 use crate::image::{Platform, archive::AttachmentKind};
 
-fn layers() -> Vec<Vec<u8>> {
+pub(super) fn layers() -> Vec<Vec<u8>> {
     vec![layer("base"), layer("top")]
 }
 
-fn config_bytes() -> Vec<u8> {
+pub(super) fn config_bytes() -> Vec<u8> {
     bytes(&config(AMD64, &layers()))
 }
 
-fn hex(content: &[u8]) -> String {
+pub(super) fn hex(content: &[u8]) -> String {
     Digest::of(content).hex().to_owned()
 }
 
 /// Docker up to 24: a folder a layer, `manifest.json` behind them, a repeated layer as a link.
-fn save_legacy() -> Vec<u8> {
+pub(super) fn save_legacy() -> Vec<u8> {
     let [base, top] = [layer("base"), layer("top")];
     let config = config(AMD64, &[base.clone(), top.clone(), base.clone()]);
     let name = format!("{}.json", hex(&bytes(&config)));
@@ -41,13 +40,13 @@ fn save_legacy() -> Vec<u8> {
 }
 
 /// Docker from 25 on: both views over the same blobs, `LayerSources` for ordinary layers.
-fn save_v25() -> Layout {
+pub(super) fn save_v25() -> Layout {
     let mut layout = Layout::default();
     layout.image(AMD64, &layers(), media_type::OCI_LAYER, <[u8]>::to_vec);
     layout
 }
 
-fn docker_view(layout: &Layout, layers: &[Vec<u8>], config: &[u8]) -> Vec<u8> {
+pub(super) fn docker_view(layout: &Layout, layers: &[Vec<u8>], config: &[u8]) -> Vec<u8> {
     let blob = |content: &[u8]| format!("blobs/sha256/{}", hex(content));
     let sources: serde_json::Map<_, _> = layers
         .iter()
@@ -64,7 +63,7 @@ fn docker_view(layout: &Layout, layers: &[Vec<u8>], config: &[u8]) -> Vec<u8> {
 }
 
 /// podman and skopeo: layers at the root by diff ID, links from folders to them, no folder entries.
-fn save_podman() -> Vec<u8> {
+pub(super) fn save_podman() -> Vec<u8> {
     let config = config_bytes();
     let mut tar = Tar::default();
     for layer in layers() {
@@ -85,7 +84,7 @@ fn save_podman() -> Vec<u8> {
 }
 
 /// crane and kaniko: a colon in the config's name, gzip layers by their own digest.
-fn save_crane() -> Vec<u8> {
+pub(super) fn save_crane() -> Vec<u8> {
     let config = config_bytes();
     let names: Vec<_> = layers()
         .iter()
@@ -100,7 +99,7 @@ fn save_crane() -> Vec<u8> {
 }
 
 /// `BuildKit`: an index in the index, an attestation beside the image.
-fn oci_buildkit() -> Vec<u8> {
+pub(super) fn oci_buildkit() -> Vec<u8> {
     let mut layout = Layout::default();
     layout.image(AMD64, &layers(), media_type::OCI_LAYER_ZSTD, zstded);
     let mut image = layout.index.remove(0);
@@ -140,20 +139,6 @@ fn genuine_layouts_are_read(#[case] archive: Vec<u8>, #[case] count: usize) {
     assert_eq!(image.layers.len(), count);
     assert_eq!(image.layers[0].diff_id, Digest::of(&layer("base")));
     assert_eq!(archive.warnings(), &[] as &[String]);
-}
-
-proptest::proptest! {
-    #[test]
-    fn the_order_of_members_changes_nothing(order in proptest::sample::subsequence((0..5).collect::<Vec<_>>(), 5).prop_shuffle()) {
-        let mut layout = Layout::default();
-        layout.image(AMD64, &layers(), media_type::OCI_LAYER_GZIP, gzipped);
-        let files = layout.files(&layout.root());
-        let tar = order.iter().fold(Tar::default(), |tar, at: &usize| tar.file(&files[*at].0, &files[*at].1));
-        let last = &files[5];
-        let shuffled = verify(&tar.file(&last.0, &last.1).end()).unwrap();
-        let straight = open(&layout.tar().end()).unwrap();
-        proptest::prop_assert_eq!(shuffled.images(), straight.images());
-    }
 }
 
 #[test]
@@ -311,7 +296,7 @@ fn two_views_are_compared(#[case] spoil: fn(&mut Layout), #[case] refused: Optio
 }
 
 /// Replaces the layers of the layout's only manifest.
-fn remanifest(layout: &mut Layout, change: impl FnOnce(&mut Vec<Value>)) {
+pub(super) fn remanifest(layout: &mut Layout, change: impl FnOnce(&mut Vec<Value>)) {
     let digest = layout.index[0]["digest"].clone();
     let old = layout
         .blobs
