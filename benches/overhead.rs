@@ -22,7 +22,9 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 use serde_json::{Value, json};
-use slipway::api::v1alpha1::{BuildPhase, ClusterBuildStrategy, OCIRecipeBuild, RegistryUploadStatus};
+use slipway::api::v1alpha1::{
+    BuildPhase, ClusterBuildStrategy, OCIRecipeBuild, RegistryPolicy, RegistryUploadStatus,
+};
 
 const SOURCE: &str = "http://git.slipway-demo.svc.cluster.local/bench.git";
 const REGISTRY: &str = "registry.slipway-demo.svc.cluster.local:5000";
@@ -54,6 +56,18 @@ async fn main() {
         .name_any();
     let strategy = Api::<ClusterBuildStrategy>::all(client.clone())
         .get("buildah")
+        .await
+        .unwrap();
+    let policy = json!({
+        "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy", "metadata": { "name": "demo-registry" },
+        "spec": { "origin": REGISTRY, "plainHTTP": true },
+    });
+    Api::<RegistryPolicy>::all(client.clone())
+        .patch(
+            "demo-registry",
+            &PatchParams::apply("bench").force(),
+            &Patch::Apply(policy),
+        )
         .await
         .unwrap();
     let bench = Bench {
