@@ -129,10 +129,11 @@ fn octal(field: &[u8]) -> Option<u64> {
     )
 }
 
-/// Octal, or GNU's base-256 form of a positive number below 2^53.
+/// Octal, or GNU's base-256 form of a positive number below 2^53. A field without any digit is zero to some
+/// readers and an error to others, so it is no number.
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 == 0 {
-        return octal(field);
+        return octal(field).filter(|_| field.iter().any(u8::is_ascii_digit));
     }
     if field[0] != 0x80 {
         return None;
@@ -166,6 +167,7 @@ mod tests {
     #[case::negative(&[0xff; 12], None)]
     #[case::two_to_53(&[0x80, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0], None)]
     #[case::two_to_63(&[0x80, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0], None)]
+    #[case::no_digit(&[0; 12], None)]
     #[case::more_than_64_bits(&[0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], None)]
     fn base_256_sizes(#[case] field: &[u8], #[case] expected: Option<u64>) {
         assert_eq!(number(field), expected);

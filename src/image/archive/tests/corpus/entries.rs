@@ -232,6 +232,7 @@ fn numbers() -> Vec<Case> {
             size(b"777777777777"),
             fine(),
         ),
+        odd("tar-empty-size", ArchiveMalformed, size(&[0; 12]), fine()),
         odd("tar-nonoctal", ArchiveMalformed, size(b"00000000009\0"), fine()),
         odd(
             "tar-badsum",
