@@ -1,23 +1,16 @@
 //! `collect`: from the archive that a build left to proven layers, a manifest and a record in staging.
 //!
 //! ```text
-//! wait for the build → open the archive → choose the image → for each layer, by its diff ID:
-//!     known, and staging has it   → reuse, read nothing
-//!     compressed                  → prove, store as it is
-//!     plain                       → prove, compress once, store
-//! → config → manifest, pinned by a tag → known layers → record → report
+//! wait for the build → open the archive → choose the image → collect it → record → report
 //! ```
 //!
 //! The volume belongs to an untrusted build, which may still write to it: only what was hashed on its way
-//! to staging counts. Nothing here keeps a layer in memory.
+//! to staging counts. How an image gets there is `collect`'s story.
 
-mod image;
-mod layer;
-mod patience;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, io::Read as _, path::Path};
+use std::{collections::BTreeSet, io::Read as _, path::Path, sync::Arc};
 
 use bytes::Bytes;
 
@@ -28,58 +21,24 @@ use super::{
     workspace::{Stage, Workspace},
 };
 use crate::{
+    collect::{CollectError, Collected, Collection, Event, Options, Patience, blocking, visible},
     image::{
-        archive::{Archive, ArchiveError, Limits},
+        archive::{Archive, Limits},
         launchpad,
     },
     record::{BuildRecord, Counters, Failure, RECORD_VERSION, Reason, Revision},
     registry::{Client, ClientOptions, Credentials, Repository},
-    staging::{self, Attachments, StagingError, Store},
+    staging::{self, Attachments, Store},
 };
-use image::{Collected, Collection};
-use patience::Patience;
 
 /// Warnings are for people: so many, so long.
 const WARNINGS_LIMIT: usize = 32;
 const WARNING_LIMIT: usize = 256;
 
-/// Why no image was collected.
-#[derive(Debug, thiserror::Error)]
-pub enum CollectError {
-    /// The archive's fault.
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    /// Staging's fault.
-    #[error(transparent)]
-    Staging(#[from] StagingError),
-    /// A thread of ours ended badly.
-    #[error("a part of the collection ended without a result: {0}")]
-    Internal(String),
-}
-
-impl CollectError {
-    /// The stable reason that users, metrics and tests see.
-    pub fn reason(&self) -> Reason {
-        match self {
-            Self::Archive(error) => error.reason(),
-            Self::Staging(error) => error.reason(),
-            Self::Internal(_) => Reason::InternalError,
-        }
-    }
-}
-
-impl From<&CollectError> for Failure {
-    fn from(error: &CollectError) -> Self {
-        // Names in the message are the build's.
-        let message: String = error.to_string().chars().map(visible).collect();
-        Self::new(error.reason(), message)
-    }
-}
-
 /// Waits for the build, collects what it left and says under which digest the record is.
 pub async fn run(plan: CollectPlan, workspace: Workspace) -> CollectReport {
     match repository(&plan.staging) {
-        Ok(store) => run_with(plan, workspace, store, Patience::default()).await,
+        Ok(store) => Box::pin(run_with(plan, workspace, store, Patience::default())).await,
         Err(failure) => CollectReport::Failed(failure),
     }
 }
@@ -119,12 +78,12 @@ async fn run_with<S: Store>(
         finished_at: String::new(),
     };
     let mut attachments = Attachments::default();
-    let mut collection = Collection::new(store, patience);
+    let mut collection = Collection::new(store, patience, options());
     match built(&workspace).await {
         Ok(revision) => {
             record.revision = revision;
             match collect(&mut collection, &plan, &workspace).await {
-                Ok(collected) => finish(&mut record, &mut attachments, collected),
+                Ok(gathered) => finish(&mut record, &mut attachments, gathered),
                 Err(error) => {
                     tracing::error!(reason = error.reason().as_str(), %error, "nothing was collected");
                     record.failure = Some(Failure::from(&error));
@@ -146,7 +105,7 @@ async fn store_record<S: Store>(
 ) -> CollectReport {
     let failure = record.failure.clone();
     let stored = collection
-        .patience
+        .patience()
         .insist(|| staging::store_record(collection.store(), record.clone(), attachments.clone()))
         .await;
     match stored {
@@ -175,47 +134,69 @@ async fn collect<S: Store>(
     collection: &mut Collection<S>,
     plan: &CollectPlan,
     workspace: &Workspace,
-) -> Result<Collected, CollectError> {
+) -> Result<Gathered, CollectError> {
     let (root, output) = (workspace.root().to_owned(), workspace.output());
     let below = output
         .strip_prefix(&root)
         .unwrap_or(Path::new("output"))
         .join(&plan.archive);
     let archive = blocking(move || Archive::open_below(&root, &below, Limits::default())).await??;
-    collection.collect(archive, &plan.build).await
+    let archive = Arc::new(archive);
+    let image = archive.single(Some(&plan.build.platform))?;
+    let tag = |_: &_| staging::image_tag(&plan.build);
+    let collected = collection
+        .collect(&archive, image, &plan.build.platform, tag)
+        .await?;
+    Ok(Gathered {
+        collected,
+        tags: image.tags.clone(),
+        warnings: archive.warnings().to_vec(),
+    })
 }
 
-/// Runs what reads and computes away from the threads that wait.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CollectError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| CollectError::Internal(error.to_string()))
+/// An image in staging, and what its archive says beside.
+struct Gathered {
+    collected: Collected,
+    tags: Vec<String>,
+    warnings: Vec<String>,
 }
 
-fn finish(record: &mut BuildRecord, attachments: &mut Attachments, collected: Collected) {
-    attachments.digests = launchpad::digests_json(&collected.image).ok().map(Bytes::from);
-    attachments.manifest = launchpad::manifest_json(&collected.image, &collected.tags)
+fn options() -> Options {
+    Options {
+        observer: Arc::new(|event| {
+            if let Event::Placed { layer, cost } = event {
+                tracing::info!(
+                    diff_id = layer.diff_id.short(),
+                    digest = layer.digest.short(),
+                    origin = ?layer.origin,
+                    bytes = layer.size,
+                    read = cost.read,
+                    uploaded = cost.uploaded,
+                    "layer"
+                );
+            }
+        }),
+        ..Options::default()
+    }
+}
+
+fn finish(record: &mut BuildRecord, attachments: &mut Attachments, gathered: Gathered) {
+    let Gathered {
+        collected,
+        tags,
+        warnings,
+    } = gathered;
+    attachments.digests = launchpad::digests_json(&[&collected.image]).ok().map(Bytes::from);
+    attachments.manifest = launchpad::manifest_json(&[(&collected.image, &tags)])
         .ok()
         .map(Bytes::from);
     record.compressor = collected.compressor.map(str::to_owned);
-    record.warnings = collected
-        .warnings
+    record.warnings = warnings
         .iter()
         .take(WARNINGS_LIMIT)
-        .map(|warning| warning.chars().map(visible).take(WARNING_LIMIT).collect())
+        .map(|warning| visible(warning).chars().take(WARNING_LIMIT).collect())
         .collect();
     record.image = Some(collected.image);
-}
-
-/// The character, unless it changes how the text around it is shown.
-fn visible(char: char) -> char {
-    let is_direction =
-        matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if char.is_control() || is_direction {
-        '\u{fffd}'
-    } else {
-        char
-    }
 }
 
 /// The log as the gate left it, secrets redacted there.

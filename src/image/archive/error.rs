@@ -130,6 +130,34 @@ impl ArchiveError {
         }
     }
 
+    /// The member, file, name or path that it is about.
+    pub fn member(&self) -> Option<&str> {
+        match self {
+            Self::Malformed { member, .. }
+            | Self::Ambiguous { member, .. }
+            | Self::Compression { member, .. }
+            | Self::Entry { member, .. }
+            | Self::Json { member, .. }
+            | Self::Manifest { member, .. }
+            | Self::Digest { member, .. }
+            | Self::DigestMismatch { member, .. }
+            | Self::SizeMismatch { member, .. }
+            | Self::MediaTypeAmbiguous { member, .. }
+            | Self::UnsupportedMediaType { member, .. }
+            | Self::LayerMissing { member, .. }
+            | Self::ReservedKey { member, .. }
+            | Self::Missing { path: member, .. }
+            | Self::Path { name: member, .. }
+            | Self::Link { name: member, .. }
+            | Self::Changed { what: member }
+            | Self::Io { what: member, .. }
+            | Self::ForeignLayer { digest: member } => Some(member),
+            Self::Limit { .. } | Self::NoImage | Self::ManyImages { .. } | Self::PlatformMissing { .. } => {
+                None
+            }
+        }
+    }
+
     pub(crate) fn malformed(member: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Malformed {
             member: member.into(),
