@@ -1,0 +1,108 @@
+//! How commands without a cluster end: one JSON object or text for people, and an exit code.
+
+use std::{fmt, process::ExitCode};
+
+use serde::Serialize;
+
+use crate::record::{FailureClass, Reason};
+
+/// The command line is wrong, or a file that it names.
+pub const USAGE: u8 = 2;
+
+/// Ends a command well: the object, or the text.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn accepted(json: bool, document: &impl Serialize, text: impl fmt::Display) -> anyhow::Result<ExitCode> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(document)?);
+    } else {
+        print!("{text}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why something was refused.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The stable reason.
+    pub reason: Reason,
+    /// The cause, then what to do.
+    pub message: String,
+    /// The file or member that it is about.
+    pub member: Option<String>,
+    /// What to do, where the message does not say it.
+    pub advice: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct RefusalDocument<'a> {
+    outcome: &'static str,
+    reason: Reason,
+    message: &'a str,
+    member: Option<&'a str>,
+    images: [(); 0],
+    warnings: [(); 0],
+}
+
+/// Ends a command badly: 1 where the input is to blame, 3 where the machine is.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn refused(json: bool, refusal: &Refusal) -> anyhow::Result<ExitCode> {
+    if json {
+        let document = RefusalDocument {
+            outcome: "Refused",
+            reason: refusal.reason,
+            message: &refusal.message,
+            member: refusal.member.as_deref(),
+            images: [],
+            warnings: [],
+        };
+        println!("{}", serde_json::to_string_pretty(&document)?);
+    } else {
+        eprintln!("slipway: {}", printable(&refusal.message));
+        eprintln!("reason: {}", refusal.reason.as_str());
+        if let Some(advice) = refusal.advice {
+            eprintln!("hint: {advice}");
+        }
+    }
+    Ok(ExitCode::from(match refusal.reason.class() {
+        FailureClass::Infrastructure => 3,
+        FailureClass::User | FailureClass::Policy => 1,
+    }))
+}
+
+/// A text of a stranger's as it may stand on a terminal: what would move the cursor, change colours or turn
+/// the direction of writing is replaced.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|char| {
+            let turns =
+                matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if char.is_control() || turns {
+                '\u{fffd}'
+            } else {
+                char
+            }
+        })
+        .collect()
+}
+
+/// A size as people read it.
+pub fn size(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stranger_wrote_cannot_steer_a_terminal() {
+        assert_eq!(
+            printable("a\x1b[2J\r\nb\u{202e}c é"),
+            "a\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}c é"
+        );
+    }
+}
