@@ -106,3 +106,8 @@ manifests: ## Render the charts to plain YAML under target/manifests
 bench-overhead: binary up images ## Seconds and API requests of a build, beside a bare pod
 	hack/demo/run install
 	eval "$$(hack/cluster/cluster env)"; cargo bench --locked --profile dev --bench overhead
+
+.PHONY: bench-layers
+bench-layers: ## Archive to registry, beside skopeo, crane and regctl: seconds, memory, bytes
+	cargo build --locked --release
+	hack/bench/layers --binary target/release/slipway

@@ -3,6 +3,7 @@
 //! ```text
 //! image, registry, record   libraries: no Kubernetes, usable from a command line
 //! staging                   what the staging registry already has, and what is kept there
+//! collect                   from an archive to proven layers, in staging or in a folder
 //! agent                     what runs inside pods: fetch, gate, collect, push
 //! api                       the custom resources
 //! kubernetes, controller    the operator: observe → decide (pure) → build (pure) → apply → status
@@ -12,6 +13,7 @@
 pub mod agent;
 pub mod api;
 pub mod cli;
+pub mod collect;
 pub mod controller;
 pub mod image;
 pub mod kubernetes;

@@ -11,6 +11,7 @@ use tracing_subscriber::{
 
 mod accept;
 mod agent;
+mod collect;
 mod controller;
 pub mod crds;
 pub mod docs;
@@ -40,6 +41,10 @@ enum Command {
     ///
     /// Layers are not read. Exit codes: 0 readable, 1 refused, 2 usage, 3 the machine's own trouble.
     Inspect(inspect::InspectArguments),
+    /// Bring the layers of an image archive, proven and compressed once, into a folder or a staging registry.
+    ///
+    /// Exit codes: 0 done, 1 refused, 2 usage, 3 the machine, the network or the registry.
+    Collect(Box<collect::CollectArguments>),
     /// Run the operator.
     Controller(Box<controller::ControllerArguments>),
     /// Print the custom resource definitions.
@@ -78,6 +83,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Docs { output } => docs::run(&output, &Arguments::command()).map(|()| ExitCode::SUCCESS),
         // Without a runtime: the gate waits in front of a stranger's command for as long as that runs.
         Command::Gate { command } => Ok(agent::gate(command)),
+        Command::Collect(arguments) => {
+            let runtime = runtime(false)?;
+            let result = runtime.block_on(interruptible(collect::run(*arguments)));
+            // A read of standard input that nobody ends would be waited for.
+            runtime.shutdown_background();
+            result
+        }
         Command::Agent(command) => runtime(true)?.block_on(agent::run(command)),
         Command::Controller(arguments) => runtime(true)?
             .block_on(controller::run(*arguments))
@@ -90,6 +102,17 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                     ExitCode::from(3)
                 }))
         }
+    }
+}
+
+/// Ends the work where it stands on a signal, so that what it holds is cleared away.
+async fn interruptible(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        ended = work => ended,
+        _ = interrupt.recv() => Ok(ExitCode::from(130)),
+        _ = terminate.recv() => Ok(ExitCode::from(143)),
     }
 }
 

@@ -24,7 +24,21 @@ pub mod media_type {
     pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
     pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
     pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+    pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
     pub const SLIPWAY_RECORD: &str = "application/vnd.slipway.record.v1+json";
+
+    /// Whether a type is that of a layer that may be stored.
+    pub fn is_layer(media_type: &str) -> bool {
+        matches!(
+            media_type,
+            OCI_LAYER
+                | OCI_LAYER_GZIP
+                | OCI_LAYER_ZSTD
+                | DOCKER_LAYER
+                | DOCKER_LAYER_GZIP
+                | DOCKER_LAYER_ZSTD
+        )
+    }
 }
 
 /// What a manifest or index says of one piece of content.

@@ -50,6 +50,15 @@ pub fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError>
     serde_json::from_slice(bytes).map_err(JsonError::Shape)
 }
 
+/// [`parse`] of a document whose size was bounded by whoever read it.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_of_any_size<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError> {
+    check_values(bytes)?;
+    serde_json::from_slice(bytes).map_err(JsonError::Shape)
+}
+
 /// Looks at every value of a document once and keeps none.
 ///
 /// # Errors
@@ -61,6 +70,10 @@ pub fn check(bytes: &[u8]) -> Result<(), JsonError> {
             limit: DOCUMENT_LIMIT,
         });
     }
+    check_values(bytes)
+}
+
+fn check_values(bytes: &[u8]) -> Result<(), JsonError> {
     let values = Cell::new(0);
     let mut document = serde_json::Deserializer::from_slice(bytes);
     let result = Value {

@@ -31,12 +31,16 @@ struct Section<'a> {
     layers: Vec<String>,
 }
 
-/// `digests.json` of one image.
+/// `digests.json`, a section for each image.
 ///
 /// # Errors
 /// None in practice: there is nothing in it that JSON cannot hold.
-pub fn digests_json(image: &ImageRecord) -> serde_json::Result<Vec<u8>> {
-    let entries: BTreeMap<&Digest, LayerEntry<'_>> = image
+pub fn digests_json(images: &[&ImageRecord]) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&images.iter().map(|image| entries(image)).collect::<Vec<_>>())
+}
+
+fn entries(image: &ImageRecord) -> BTreeMap<&Digest, LayerEntry<'_>> {
+    image
         .layers
         .iter()
         .map(|layer| {
@@ -50,23 +54,35 @@ pub fn digests_json(image: &ImageRecord) -> serde_json::Result<Vec<u8>> {
             };
             (&layer.diff_id, entry)
         })
-        .collect();
-    serde_json::to_vec(&[entries])
+        .collect()
 }
 
-/// `manifest.json` of one image.
+/// `manifest.json`, a section for each image with its tags.
 ///
 /// # Errors
 /// None in practice: there is nothing in it that JSON cannot hold.
-pub fn manifest_json(image: &ImageRecord, tags: &[String]) -> serde_json::Result<Vec<u8>> {
-    let section = Section {
-        config: format!("{}.json", image.config.digest.hex()),
-        repo_tags: (!tags.is_empty()).then_some(tags),
-        layers: image
-            .layers
-            .iter()
-            .map(|layer| format!("{}.tar.gz", layer.layer_id))
-            .collect(),
-    };
-    serde_json::to_vec(&[section])
+pub fn manifest_json(images: &[(&ImageRecord, &[String])]) -> serde_json::Result<Vec<u8>> {
+    let sections: Vec<Section<'_>> = images
+        .iter()
+        .map(|(image, tags)| Section {
+            config: config_file(image),
+            repo_tags: (!tags.is_empty()).then_some(*tags),
+            layers: image
+                .layers
+                .iter()
+                .map(|layer| layer_file(&layer.layer_id))
+                .collect(),
+        })
+        .collect();
+    serde_json::to_vec(&sections)
+}
+
+/// The file of an image's config.
+pub fn config_file(image: &ImageRecord) -> String {
+    format!("{}.json", image.config.digest.hex())
+}
+
+/// The file of a layer, whatever it is compressed with.
+pub fn layer_file(layer_id: &str) -> String {
+    format!("{layer_id}.tar.gz")
 }

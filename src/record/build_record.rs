@@ -116,6 +116,8 @@ pub enum LayerOrigin {
     Known,
     /// It came with a base image and was stored before.
     Base,
+    /// It is to be had elsewhere only, where the manifest says.
+    Foreign,
 }
 
 /// What a collection read, computed and sent, in bytes and in layers.

@@ -50,15 +50,7 @@ impl KnownLayer {
     /// Whether this is what a collector writes. The index is read from a registry, and what is in it goes into
     /// manifests and statuses.
     fn is_plausible(&self) -> bool {
-        const KINDS: [&str; 6] = [
-            media_type::OCI_LAYER,
-            media_type::OCI_LAYER_GZIP,
-            media_type::OCI_LAYER_ZSTD,
-            media_type::DOCKER_LAYER,
-            media_type::DOCKER_LAYER_GZIP,
-            "application/vnd.docker.image.rootfs.diff.tar.zstd",
-        ];
-        KINDS.contains(&self.media_type.as_str())
+        media_type::is_layer(&self.media_type)
             && self.source.len() <= 255
             && self.source.bytes().all(|byte| byte.is_ascii_graphic())
     }

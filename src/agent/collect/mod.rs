@@ -1,19 +1,12 @@
 //! `collect`: from the archive that a build left to proven layers, a manifest and a record in staging.
 //!
 //! ```text
-//! wait for the build → open the archive → choose the image → for each layer, by its diff ID:
-//!     known, and staging has it   → reuse, read nothing
-//!     compressed                  → prove, store as it is
-//!     plain                       → prove, compress once, store
-//! → config → manifest, pinned by a tag → known layers → record → report
+//! wait for the build → open the archive → choose the image → collect it → record → report
 //! ```
 //!
 //! The volume belongs to an untrusted build, which may still write to it: only what was hashed on its way
-//! to staging counts. Nothing here keeps a layer in memory.
+//! to staging counts. How an image gets there is `collect`'s story.
 
-mod image;
-mod layer;
-mod patience;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +14,7 @@ use std::{
     collections::BTreeSet,
     io::{Read as _, Seek as _, SeekFrom},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -34,16 +28,15 @@ use super::{
     workspace::{Stage, Workspace},
 };
 use crate::{
+    collect::{CollectError, Collected, Collection, Event, Options, Patience, blocking, visible},
     image::{
-        archive::{Archive, ArchiveError, Limits},
+        archive::{Archive, Limits},
         launchpad,
     },
     record::{BuildRecord, Counters, Failure, RECORD_VERSION, Reason, Revision},
     registry::{Client, ClientOptions, Credentials, Repository},
-    staging::{self, Attachments, StagingError, Store},
+    staging::{self, Attachments, Store},
 };
-use image::{Collected, Collection};
-use patience::Patience;
 
 /// Warnings are for people: so many, so long.
 const WARNINGS_LIMIT: usize = 32;
@@ -56,39 +49,6 @@ const LAST_RECORD: Duration = Duration::from_secs(3);
 
 /// How much of a log's end a failure shows.
 const SNIPPET: u64 = 4096;
-
-/// Why no image was collected.
-#[derive(Debug, thiserror::Error)]
-pub enum CollectError {
-    /// The archive's fault.
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    /// Staging's fault.
-    #[error(transparent)]
-    Staging(#[from] StagingError),
-    /// A thread of ours ended badly.
-    #[error("a part of the collection ended without a result: {0}")]
-    Internal(String),
-}
-
-impl CollectError {
-    /// The stable reason that users, metrics and tests see.
-    pub fn reason(&self) -> Reason {
-        match self {
-            Self::Archive(error) => error.reason(),
-            Self::Staging(error) => error.reason(),
-            Self::Internal(_) => Reason::InternalError,
-        }
-    }
-}
-
-impl From<&CollectError> for Failure {
-    fn from(error: &CollectError) -> Self {
-        // Names in the message are the build's.
-        let message: String = error.to_string().chars().map(visible).collect();
-        Self::new(error.reason(), message)
-    }
-}
 
 /// How a collection ended.
 #[derive(Debug)]
@@ -153,7 +113,7 @@ async fn run_with<S: Store>(
         finished_at: String::new(),
     };
     let mut attachments = Attachments::default();
-    let mut collection = Collection::new(store, patience);
+    let mut collection = Collection::new(store, patience, options());
     let work = async {
         record.revision = built(&workspace).await?;
         let collected = collect(&mut collection, &plan, &workspace).await;
@@ -214,7 +174,7 @@ async fn store_record<S: Store>(
 ) -> CollectReport {
     let failure = record.failure.clone();
     let stored = collection
-        .patience
+        .patience()
         .insist(|| staging::store_record(collection.store(), record.clone(), attachments.clone()))
         .await;
     match stored {
@@ -243,47 +203,69 @@ async fn collect<S: Store>(
     collection: &mut Collection<S>,
     plan: &CollectPlan,
     workspace: &Workspace,
-) -> Result<Collected, CollectError> {
+) -> Result<Gathered, CollectError> {
     let (root, output) = (workspace.root().to_owned(), workspace.output());
     let below = output
         .strip_prefix(&root)
         .unwrap_or(Path::new("output"))
         .join(&plan.archive);
     let archive = blocking(move || Archive::open_below(&root, &below, Limits::default())).await??;
-    collection.collect(archive, &plan.build).await
+    let archive = Arc::new(archive);
+    let image = archive.single(Some(&plan.build.platform))?;
+    let tag = |_: &_| staging::image_tag(&plan.build);
+    let collected = collection
+        .collect(&archive, image, &plan.build.platform, tag)
+        .await?;
+    Ok(Gathered {
+        collected,
+        tags: image.tags.clone(),
+        warnings: archive.warnings().to_vec(),
+    })
 }
 
-/// Runs what reads and computes away from the threads that wait.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CollectError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| CollectError::Internal(error.to_string()))
+/// An image in staging, and what its archive says beside.
+struct Gathered {
+    collected: Collected,
+    tags: Vec<String>,
+    warnings: Vec<String>,
 }
 
-fn finish(record: &mut BuildRecord, attachments: &mut Attachments, collected: Collected) {
-    attachments.digests = launchpad::digests_json(&collected.image).ok().map(Bytes::from);
-    attachments.manifest = launchpad::manifest_json(&collected.image, &collected.tags)
+fn options() -> Options {
+    Options {
+        observer: Arc::new(|event| {
+            if let Event::Placed { layer, cost } = event {
+                tracing::info!(
+                    diff_id = layer.diff_id.short(),
+                    digest = layer.digest.short(),
+                    origin = ?layer.origin,
+                    bytes = layer.size,
+                    read = cost.read,
+                    uploaded = cost.uploaded,
+                    "layer"
+                );
+            }
+        }),
+        ..Options::default()
+    }
+}
+
+fn finish(record: &mut BuildRecord, attachments: &mut Attachments, gathered: Gathered) {
+    let Gathered {
+        collected,
+        tags,
+        warnings,
+    } = gathered;
+    attachments.digests = launchpad::digests_json(&[&collected.image]).ok().map(Bytes::from);
+    attachments.manifest = launchpad::manifest_json(&[(&collected.image, &tags)])
         .ok()
         .map(Bytes::from);
     record.compressor = collected.compressor.map(str::to_owned);
-    record.warnings = collected
-        .warnings
+    record.warnings = warnings
         .iter()
         .take(WARNINGS_LIMIT)
-        .map(|warning| warning.chars().map(visible).take(WARNING_LIMIT).collect())
+        .map(|warning| visible(warning).chars().take(WARNING_LIMIT).collect())
         .collect();
     record.image = Some(collected.image);
-}
-
-/// The character, unless it changes how the text around it is shown.
-fn visible(char: char) -> char {
-    let is_direction =
-        matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if char.is_control() || is_direction {
-        '\u{fffd}'
-    } else {
-        char
-    }
 }
 
 /// The end of the log as far as the gate has written it.

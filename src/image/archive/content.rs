@@ -4,8 +4,13 @@ use std::{
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt as _,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+
+use super::limits::Deadline;
 
 /// Bytes of a file that stays open; cloning is cheap and readers do not disturb each other.
 #[derive(Clone, Debug)]
@@ -13,16 +18,37 @@ pub struct Content {
     file: Arc<File>,
     offset: u64,
     size: u64,
+    progress: Arc<AtomicU64>,
+    deadline: Option<Deadline>,
 }
 
 impl Content {
     pub(super) fn new(file: Arc<File>, offset: u64, size: u64) -> Self {
-        Self { file, offset, size }
+        Self {
+            file,
+            offset,
+            size,
+            progress: Arc::default(),
+            deadline: None,
+        }
+    }
+
+    /// The same bytes, for as long as there is time.
+    pub(super) fn until(self, deadline: Deadline) -> Self {
+        Self {
+            deadline: Some(deadline),
+            ..self
+        }
     }
 
     /// How many bytes there are.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// How far the reader that is furthest has come, for those who watch.
+    pub fn progress(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.progress)
     }
 
     /// Reads from the beginning.
@@ -48,6 +74,9 @@ impl Read for ContentReader {
         if wanted == 0 {
             return Ok(0);
         }
+        if let Some(deadline) = &self.content.deadline {
+            deadline.check()?;
+        }
         let read = self
             .content
             .file
@@ -56,6 +85,7 @@ impl Read for ContentReader {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.position += read as u64;
+        self.content.progress.fetch_max(self.position, Ordering::Relaxed);
         Ok(read)
     }
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::{
     ArchiveError, ArchiveImage, ArchiveLayer, Document, Limits,
     documents::{self, Documents, RawDescriptor},
-    name,
+    name, oci,
 };
 use crate::image::{Digest, media_type};
 
@@ -88,7 +88,7 @@ fn image(
     let mut layers = Vec::with_capacity(names.len());
     for (diff_id, raw) in config.diff_ids.iter().zip(&names) {
         let source = sources.get(diff_id).copied();
-        layers.push(layer(diff_id, raw, source)?);
+        layers.push(layer(diff_id, raw, source, limits)?);
     }
     check_paths(&layers)?;
     name_layers(&mut layers);
@@ -106,21 +106,26 @@ fn image(
     })
 }
 
-fn layer(diff_id: &Digest, raw: &str, source: Option<&RawDescriptor>) -> Result<ArchiveLayer, ArchiveError> {
+fn layer(
+    diff_id: &Digest,
+    raw: &str,
+    source: Option<&RawDescriptor>,
+    limits: &Limits,
+) -> Result<ArchiveLayer, ArchiveError> {
     // Some tools save only the top layers and leave the names of the others empty.
     let member = if raw.is_empty() {
         String::new()
     } else {
         name::clean(raw.as_bytes(), false)?
     };
-    if let Some(source) = source {
-        let media_type = source.media_type.as_deref().unwrap_or_default();
-        let has_urls = source.urls.as_ref().is_some_and(|urls| !urls.is_empty());
-        if has_urls || media_type.contains(".foreign.") || media_type.contains(".nondistributable.") {
+    let foreign = source.filter(|source| source.is_foreign());
+    if let Some(source) = foreign {
+        if !limits.foreign_layers {
             return Err(ArchiveError::ForeignLayer {
                 digest: source.digest.clone(),
             });
         }
+        return foreign_layer(diff_id, &member, source);
     }
     Ok(ArchiveLayer {
         diff_id: diff_id.clone(),
@@ -133,7 +138,30 @@ fn layer(diff_id: &Digest, raw: &str, source: Option<&RawDescriptor>) -> Result<
         size: None,
         media_type: None,
         annotations: BTreeMap::new(),
+        source: source
+            .and_then(|source| source.annotations.as_ref())
+            .map(oci::pulled_from)
+            .unwrap_or_default(),
+        foreign: None,
+    })
+}
+
+/// A layer as its entry in `LayerSources` describes it, which is all that there is of it.
+fn foreign_layer(
+    diff_id: &Digest,
+    member: &str,
+    source: &RawDescriptor,
+) -> Result<ArchiveLayer, ArchiveError> {
+    Ok(ArchiveLayer {
+        diff_id: diff_id.clone(),
+        digest: Some(source.check("manifest.json")?),
+        layer_id: stem(member),
+        member: member.to_owned(),
+        size: Some(source.size),
+        media_type: source.media_type.clone(),
+        annotations: source.annotations.clone().unwrap_or_default(),
         source: String::new(),
+        foreign: Some(source.urls.clone().unwrap_or_default()),
     })
 }
 

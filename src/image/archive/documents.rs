@@ -135,6 +135,15 @@ impl RawDescriptor {
     }
 }
 
+impl RawDescriptor {
+    /// Whether it is of a layer that is to be had elsewhere only.
+    pub(super) fn is_foreign(&self) -> bool {
+        let media_type = self.media_type.as_deref().unwrap_or_default();
+        let has_urls = self.urls.as_ref().is_some_and(|urls| !urls.is_empty());
+        has_urls || media_type.contains(".foreign.") || media_type.contains(".nondistributable.")
+    }
+}
+
 /// Reads documents and counts what they cost.
 pub(super) struct Documents<'a> {
     holder: &'a Holder,
@@ -291,7 +300,8 @@ pub(in crate::image) fn parse<'de, T: Deserialize<'de>>(
     member: &str,
     bytes: &'de [u8],
 ) -> Result<T, ArchiveError> {
-    json::parse(bytes).map_err(|error| ArchiveError::Json {
+    // Whoever read it was bounded.
+    json::parse_of_any_size(bytes).map_err(|error| ArchiveError::Json {
         member: member.into(),
         error,
     })

@@ -68,10 +68,13 @@ pub fn prove(
     mut sink: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<Proven, ArchiveError> {
     let compression = compression_of(layer, content)?;
-    let mut stored = layer.digest.as_ref().map_or_else(Hasher::sha256, Digest::hasher);
+    let algorithm = layer.digest.as_ref().map_or("sha256", Digest::algorithm);
+    // What is stored plain has one digest, unless it is named by two algorithms.
+    let mut stored = (compression != Compression::None || algorithm != layer.diff_id.algorithm())
+        .then(|| layer.digest.as_ref().map_or_else(Hasher::sha256, Digest::hasher));
     let tee = Tee {
         inner: content.reader(),
-        hasher: &mut stored,
+        hasher: stored.as_mut(),
         sink: &mut sink,
     };
     let mut decoder = Decoder::new(compression, tee, limits.ratio, RATIO_FREE);
@@ -80,7 +83,7 @@ pub fn prove(
     loop {
         let read = decoder
             .read(&mut buffer)
-            .map_err(|error| decode_error(&layer.member, error))?;
+            .map_err(|error| read_error(&layer.member, error))?;
         if read == 0 {
             break;
         }
@@ -95,15 +98,23 @@ pub fn prove(
         Limits::within("bytes in a layer", diff.length(), limits.layer_bytes)?;
     }
     drop(decoder);
-    let proven = Proven {
-        size: stored.length(),
-        digest: stored.finish(),
-        decompressed: diff.length(),
+    let decompressed = diff.length();
+    let diff = diff.finish();
+    let (digest, size) = stored.map_or_else(
+        || (diff.clone(), decompressed),
+        |stored| {
+            let size = stored.length();
+            (stored.finish(), size)
+        },
+    );
+    check(layer, &digest, size)?;
+    check_diff_id(layer, diff)?;
+    Ok(Proven {
+        digest,
+        size,
+        decompressed,
         compression,
-    };
-    check(layer, &proven.digest, proven.size)?;
-    check_diff_id(layer, diff.finish())?;
-    Ok(proven)
+    })
 }
 
 /// Compares what was read with what the descriptor says.
@@ -157,7 +168,7 @@ pub(super) fn missing(layer: &ArchiveLayer, of_same_size: Vec<(String, Content)>
             let mut hasher = wanted.hasher();
             let mut tee = Tee {
                 inner: content.reader(),
-                hasher: &mut hasher,
+                hasher: Some(&mut hasher),
                 sink: &mut |_: &[u8]| Ok(()),
             };
             io::copy(&mut tee, &mut io::sink()).ok()?;
@@ -197,15 +208,8 @@ pub(super) fn looks_like_tar(start: &[u8]) -> bool {
     u32::from_str_radix(field.trim_matches([' ', '\0']), 8) == Ok(expected)
 }
 
+/// Tells what a decoder or a bound says about the stream from what reading it met.
 pub(crate) fn read_error(member: &str, error: io::Error) -> ArchiveError {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => ArchiveError::Changed { what: member.into() },
-        _ => ArchiveError::io(member, error),
-    }
-}
-
-/// Tells what a decoder says about the stream from what reading it met.
-pub(super) fn decode_error(member: &str, error: io::Error) -> ArchiveError {
     match error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<DecodeError>())
@@ -216,14 +220,15 @@ pub(super) fn decode_error(member: &str, error: io::Error) -> ArchiveError {
             member: member.into(),
             format: "zstd and a dictionary",
         },
-        None => read_error(member, error),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => ArchiveError::Changed { what: member.into() },
+        None => ArchiveError::io(member, error),
     }
 }
 
 /// Hands every byte that passes to a hasher and to a sink.
 struct Tee<'a, R, S> {
     inner: R,
-    hasher: &'a mut Hasher,
+    hasher: Option<&'a mut Hasher>,
     sink: &'a mut S,
 }
 
@@ -231,7 +236,9 @@ impl<R: io::Read, S: FnMut(&[u8]) -> io::Result<()>> io::Read for Tee<'_, R, S> 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         if read > 0 {
-            self.hasher.update(&buffer[..read]);
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(&buffer[..read]);
+            }
             (self.sink)(&buffer[..read])?;
         }
         Ok(read)

@@ -1,6 +1,12 @@
 //! How much of anything an archive may hold.
 
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
 use super::ArchiveError;
+use crate::image::compress::DecodeError;
 
 /// Bounds on what is read. The defaults are several times what the largest known images need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +35,10 @@ pub struct Limits {
     pub link_hops: usize,
     /// Names that stand twice with equal content: each is read twice to know that.
     pub duplicates: u64,
+    /// Seconds from opening the archive to its last byte.
+    pub seconds: u64,
+    /// Whether layers that are to be had elsewhere only are accepted, by their description.
+    pub foreign_layers: bool,
 }
 
 /// Decompressed bytes that may have any ratio: a small layer of zeros is harmless.
@@ -49,6 +59,8 @@ impl Default for Limits {
             ratio: 200,
             link_hops: 8,
             duplicates: 64,
+            seconds: 6 * 60 * 60,
+            foreign_layers: false,
         }
     }
 }
@@ -60,5 +72,124 @@ impl Limits {
             return Err(ArchiveError::Limit { what, limit });
         }
         Ok(())
+    }
+}
+
+/// Bounds that can be set by name, each with what it bounds.
+pub const LIMIT_NAMES: [(&str, &str); 13] = [
+    (
+        "archive-bytes",
+        "the archive, decompressed when it is compressed as a whole",
+    ),
+    ("members", "members of the archive"),
+    ("name-bytes", "all names of members together"),
+    ("document-bytes", "one JSON document"),
+    ("documents-bytes", "all JSON documents together"),
+    ("index-depth", "indexes in each other"),
+    ("index-entries", "entries of all indexes together"),
+    ("layers", "layers of one image"),
+    ("layer-bytes", "one layer, decompressed"),
+    ("ratio", "decompressed bytes for each compressed one"),
+    ("link-hops", "links from a name to its content"),
+    ("duplicates", "names that stand twice with equal content"),
+    ("seconds", "seconds until the last byte is read"),
+];
+
+impl Limits {
+    /// The bound of a name of [`LIMIT_NAMES`].
+    pub fn get(&self, name: &str) -> Option<u64> {
+        // A copy, so that one list serves both ways.
+        let mut copy = *self;
+        copy.place(name).map(|place| match place {
+            Place::Wide(value) => *value,
+            Place::Narrow(value) => *value as u64,
+        })
+    }
+
+    /// Sets the bound of a name of [`LIMIT_NAMES`]; says whether there is one.
+    pub fn set(&mut self, name: &str, value: u64) -> bool {
+        match self.place(name) {
+            Some(Place::Wide(place)) => *place = value,
+            Some(Place::Narrow(place)) => *place = usize::try_from(value).unwrap_or(usize::MAX),
+            None => return false,
+        }
+        true
+    }
+
+    fn place(&mut self, name: &str) -> Option<Place<'_>> {
+        Some(match name {
+            "archive-bytes" => Place::Wide(&mut self.archive_bytes),
+            "members" => Place::Wide(&mut self.members),
+            "name-bytes" => Place::Wide(&mut self.name_bytes),
+            "document-bytes" => Place::Wide(&mut self.document_bytes),
+            "documents-bytes" => Place::Wide(&mut self.documents_bytes),
+            "index-depth" => Place::Narrow(&mut self.index_depth),
+            "index-entries" => Place::Wide(&mut self.index_entries),
+            "layers" => Place::Wide(&mut self.layers),
+            "layer-bytes" => Place::Wide(&mut self.layer_bytes),
+            "ratio" => Place::Wide(&mut self.ratio),
+            "link-hops" => Place::Narrow(&mut self.link_hops),
+            "duplicates" => Place::Wide(&mut self.duplicates),
+            "seconds" => Place::Wide(&mut self.seconds),
+            _ => return None,
+        })
+    }
+
+    /// When the time is up of an archive that is opened now.
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline {
+            at: Instant::now().checked_add(Duration::from_secs(self.seconds)),
+            seconds: self.seconds,
+        }
+    }
+}
+
+enum Place<'a> {
+    Wide(&'a mut u64),
+    Narrow(&'a mut usize),
+}
+
+/// When an archive has to have been read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    /// `None` for a time that no clock can tell.
+    at: Option<Instant>,
+    seconds: u64,
+}
+
+impl Deadline {
+    /// Refuses to go on after it.
+    pub(super) fn check(&self) -> io::Result<()> {
+        if self.at.is_some_and(|at| Instant::now() > at) {
+            return Err(DecodeError::Limit {
+                what: "seconds of reading",
+                limit: self.seconds,
+            }
+            .into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bound_has_a_name_that_sets_it_and_no_other() {
+        let default = Limits::default();
+        for (name, _) in LIMIT_NAMES {
+            let mut limits = default;
+            assert!(limits.set(name, 7), "{name}");
+            for (other, _) in LIMIT_NAMES {
+                let expected = if other == name {
+                    Some(7)
+                } else {
+                    default.get(other)
+                };
+                assert_eq!(limits.get(other), expected, "{other} after {name}");
+            }
+        }
+        assert!(!Limits::default().set("nothing", 7));
     }
 }

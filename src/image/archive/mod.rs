@@ -35,9 +35,10 @@ pub(crate) mod tests;
 
 pub use content::{Content, ContentReader};
 pub use error::ArchiveError;
-pub use limits::{Limits, RATIO_FREE};
+pub use limits::{LIMIT_NAMES, Limits, RATIO_FREE};
 
 use super::{Digest, Platform};
+use limits::Deadline;
 use source::Source;
 
 /// An image archive, open.
@@ -45,6 +46,7 @@ use source::Source;
 pub struct Archive {
     source: Source,
     limits: Limits,
+    deadline: Deadline,
     images: Vec<ArchiveImage>,
     absent: Vec<Absent>,
     attachments: Vec<Attachment>,
@@ -98,6 +100,8 @@ pub struct ArchiveLayer {
     pub source: String,
     /// The stem of its file in Launchpad's layout.
     pub layer_id: String,
+    /// The addresses of a foreign layer, which nothing here reads; `None` for every other layer.
+    pub foreign: Option<Vec<String>>,
 }
 
 /// An image that the archive names and does not hold, as `docker save` does with other platforms.
@@ -135,7 +139,8 @@ impl Archive {
     /// # Errors
     /// Why there is no archive, or none that every reader would read alike.
     pub fn open(path: &Path, limits: Limits) -> Result<Self, ArchiveError> {
-        Self::from_source(Source::open(path, &limits)?, limits)
+        let deadline = limits.deadline();
+        Self::from_source(Source::open(path, &limits, deadline)?, limits, deadline)
     }
 
     /// Opens what `relative` names below `root`, without following any link below `root`.
@@ -143,7 +148,9 @@ impl Archive {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_below(root: &Path, relative: &Path, limits: Limits) -> Result<Self, ArchiveError> {
-        Self::from_source(Source::open_below(root, relative, &limits)?, limits)
+        let deadline = limits.deadline();
+        let source = Source::open_below(root, relative, &limits, deadline)?;
+        Self::from_source(source, limits, deadline)
     }
 
     /// Reads a stream to its end first.
@@ -151,10 +158,11 @@ impl Archive {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_stream(stream: impl Read, limits: Limits) -> Result<Self, ArchiveError> {
-        Self::from_source(Source::spool(stream, &limits)?, limits)
+        let deadline = limits.deadline();
+        Self::from_source(Source::spool(stream, &limits, deadline)?, limits, deadline)
     }
 
-    fn from_source(source: Source, limits: Limits) -> Result<Self, ArchiveError> {
+    fn from_source(source: Source, limits: Limits, deadline: Deadline) -> Result<Self, ArchiveError> {
         let views = choose::views(&source.holder, &limits);
         // What does not fit together may only have been written to meanwhile.
         source.check_unchanged()?;
@@ -164,6 +172,7 @@ impl Archive {
         Ok(Self {
             source,
             limits,
+            deadline,
             images: chosen.images,
             absent: chosen.absent,
             attachments: chosen.attachments,
@@ -209,7 +218,16 @@ impl Archive {
     /// # Errors
     /// When an OCI layout's folder cannot be read.
     pub fn content(&self, layer: &ArchiveLayer) -> Result<Option<Content>, ArchiveError> {
-        self.source.holder.find(&layer.member)
+        let content = self.source.holder.find(&layer.member)?;
+        Ok(content.map(|content| content.until(self.deadline)))
+    }
+
+    /// About how many bytes of the archive a layer has; none when it is not there, or not easily found.
+    pub fn size_hint(&self, layer: &ArchiveLayer) -> u64 {
+        layer.size.unwrap_or_else(|| match &self.source.holder {
+            source::Holder::Tar(index) => index.find(&layer.member).map_or(0, |content| content.size()),
+            source::Holder::Folder(_) => 0,
+        })
     }
 
     /// Why [`content`](Self::content) has nothing for a layer.

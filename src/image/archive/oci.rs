@@ -197,7 +197,7 @@ impl Walk<'_, '_> {
         Limits::within("layers in an image", raw_layers.len() as u64, self.limits.layers)?;
         let descriptors = raw_layers
             .iter()
-            .map(|layer| Ok((layer, layer_digest(member, layer)?)))
+            .map(|layer| Ok((layer, layer_digest(member, layer, self.limits)?)))
             .collect::<Result<Vec<_>, ArchiveError>>()?;
         if descriptors.len() != parsed.diff_ids.len() && !descriptors.is_empty() {
             return Err(ArchiveError::manifest(
@@ -245,12 +245,13 @@ fn archive_layer(diff_id: &Digest, layer: &RawDescriptor, digest: Digest) -> Arc
         size: Some(layer.size),
         media_type: layer.media_type.clone(),
         source: pulled_from(&annotations),
+        foreign: layer.is_foreign().then(|| layer.urls.clone().unwrap_or_default()),
         annotations,
     }
 }
 
 /// The repository that containerd says a layer was pulled from.
-fn pulled_from(annotations: &BTreeMap<String, String>) -> String {
+pub(super) fn pulled_from(annotations: &BTreeMap<String, String>) -> String {
     annotations
         .iter()
         .find_map(|(key, repositories)| {
@@ -265,11 +266,13 @@ fn pulled_from(annotations: &BTreeMap<String, String>) -> String {
 }
 
 /// A layer's digest, once its type is known to be one that is read here.
-fn layer_digest(member: &str, layer: &RawDescriptor) -> Result<Digest, ArchiveError> {
+fn layer_digest(member: &str, layer: &RawDescriptor, limits: &Limits) -> Result<Digest, ArchiveError> {
     let digest = layer.check(member)?;
     let media_type = layer.media_type.as_deref().unwrap_or_default();
-    let is_foreign = media_type.contains(".nondistributable.") || media_type.contains(".foreign.");
-    if is_foreign || layer.urls.as_ref().is_some_and(|urls| !urls.is_empty()) {
+    if layer.is_foreign() {
+        if limits.foreign_layers {
+            return Ok(digest);
+        }
         return Err(ArchiveError::ForeignLayer {
             digest: digest.to_string(),
         });

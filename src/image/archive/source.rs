@@ -14,6 +14,7 @@ use super::{
     ArchiveError, Limits, RATIO_FREE,
     content::Content,
     folder::{Folder, NO_SURPRISES},
+    limits::Deadline,
     tar::TarIndex,
 };
 use crate::image::compress::{Compression, Decoder};
@@ -70,14 +71,19 @@ impl Snapshot {
 
 impl Source {
     /// Opens a file or a folder.
-    pub(super) fn open(path: &Path, limits: &Limits) -> Result<Self, ArchiveError> {
+    pub(super) fn open(path: &Path, limits: &Limits, deadline: Deadline) -> Result<Self, ArchiveError> {
         let file = rustix::fs::open(path, NO_SURPRISES, Mode::empty())
             .map_err(|error| missing(path, refusal(error)))?;
-        Self::from_opened(path, file.into(), limits)
+        Self::from_opened(path, file.into(), limits, deadline)
     }
 
     /// Opens what `relative` names below `root`, without following any link on the way.
-    pub(super) fn open_below(root: &Path, relative: &Path, limits: &Limits) -> Result<Self, ArchiveError> {
+    pub(super) fn open_below(
+        root: &Path,
+        relative: &Path,
+        limits: &Limits,
+        deadline: Deadline,
+    ) -> Result<Self, ArchiveError> {
         let path = root.join(relative);
         let mut here = File::open(root).map_err(|error| missing(root, error.to_string()))?;
         for component in relative.components() {
@@ -90,10 +96,15 @@ impl Source {
                 .map_err(|error| missing(&path, refusal(error)))?
                 .into();
         }
-        Self::from_opened(&path, here, limits)
+        Self::from_opened(&path, here, limits, deadline)
     }
 
-    fn from_opened(path: &Path, file: File, limits: &Limits) -> Result<Self, ArchiveError> {
+    fn from_opened(
+        path: &Path,
+        file: File,
+        limits: &Limits,
+        deadline: Deadline,
+    ) -> Result<Self, ArchiveError> {
         let missing = |why| missing(path, why);
         let metadata = file.metadata().map_err(|error| missing(error.to_string()))?;
         if metadata.is_dir() {
@@ -109,13 +120,17 @@ impl Source {
         let file = Arc::new(file);
         let snapshot =
             Snapshot::take(file.clone()).map_err(|error| ArchiveError::io("the archive", error))?;
-        Self::from_file(file, metadata.len(), Some(snapshot), limits)
+        Self::from_file(file, metadata.len(), Some(snapshot), limits, deadline)
     }
 
     /// Copies a stream to a file without a name, and opens that.
-    pub(super) fn spool(stream: impl Read, limits: &Limits) -> Result<Self, ArchiveError> {
-        let (file, length) = spool(stream, limits, None)?;
-        Self::from_file(Arc::new(file), length, None, limits)
+    pub(super) fn spool(
+        stream: impl Read,
+        limits: &Limits,
+        deadline: Deadline,
+    ) -> Result<Self, ArchiveError> {
+        let (file, length) = spool(stream, limits, deadline)?;
+        Self::from_file(Arc::new(file), length, None, limits, deadline)
     }
 
     fn from_file(
@@ -123,6 +138,7 @@ impl Source {
         length: u64,
         snapshot: Option<Snapshot>,
         limits: &Limits,
+        deadline: Deadline,
     ) -> Result<Self, ArchiveError> {
         Limits::within("bytes in the archive", length, limits.archive_bytes)?;
         let whole = Content::new(file.clone(), 0, length);
@@ -147,7 +163,7 @@ impl Source {
             }
             compression => {
                 let decoder = Decoder::new(compression, whole.reader(), limits.ratio, RATIO_FREE);
-                let (spooled, length) = spool(decoder, limits, Some(compression))?;
+                let (spooled, length) = spool(decoder, limits, deadline)?;
                 TarIndex::read(Arc::new(spooled), length, limits)?
             }
         };
@@ -203,20 +219,16 @@ fn foreign_format(start: &[u8]) -> Option<&'static str> {
     .find_map(|(magic, name)| start.starts_with(magic).then_some(name))
 }
 
-fn spool(
-    mut stream: impl Read,
-    limits: &Limits,
-    compression: Option<Compression>,
-) -> Result<(File, u64), ArchiveError> {
+fn spool(mut stream: impl Read, limits: &Limits, deadline: Deadline) -> Result<(File, u64), ArchiveError> {
     let io_error = |error| ArchiveError::io("the spool file", error);
     let mut file = unnamed_file().map_err(io_error)?;
     let mut buffer = vec![0; 256 * 1024];
     let mut length = 0;
     loop {
-        let read = stream.read(&mut buffer).map_err(|error| match compression {
-            Some(_) => super::layer::decode_error("the archive", error),
-            None => ArchiveError::io("the archive", error),
-        })?;
+        let read = deadline
+            .check()
+            .and_then(|()| stream.read(&mut buffer))
+            .map_err(|error| super::layer::read_error("the archive", error))?;
         if read == 0 {
             return Ok((file, length));
         }

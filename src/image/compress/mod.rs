@@ -1,12 +1,14 @@
 //! Streams that are compressed, read strictly and written deterministically.
 
 mod decode;
-mod gzip;
+mod method;
+mod pool;
 
 use std::fmt;
 
 pub use decode::{DecodeError, Decoder};
-pub use gzip::{COMPRESSOR, Compressed, gzip};
+pub use method::Method;
+pub use pool::{Compressed, Pool};
 
 /// How a stream is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

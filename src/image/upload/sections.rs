@@ -200,6 +200,7 @@ impl Prover<'_, '_> {
     /// One pass over a layer; what is kept is what was hashed.
     fn read(&mut self, claim: &Claim, identity: &Identity, content: &Content) -> Result<Proven, UploadError> {
         let layer = ArchiveLayer {
+            foreign: None,
             diff_id: identity.diff_id.clone(),
             member: claim.file(),
             digest: Some(identity.digest.clone()),

@@ -141,7 +141,7 @@ async fn plain_layers_are_compressed_once_and_the_second_collection_reads_nothin
     assert_eq!(first.counters.layers_uploaded, 2);
     assert_eq!(
         first.compressor.as_deref(),
-        Some(crate::image::compress::COMPRESSOR)
+        Some(crate::image::compress::Method::Gzip.compressor().unwrap())
     );
     assert!(image.layers.iter().all(|layer| layer.origin == LayerOrigin::New));
 

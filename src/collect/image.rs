@@ -1,49 +1,56 @@
-//! One image on its way to staging: its layers, its config and its manifest.
+//! One image on its way to a store: its layers, its config and its manifest.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    CollectError,
-    layer::{self, Cost, Stored},
+    CollectError, Cost, Event, GivenLayer, GivenLayers, Options,
+    layer::{Source, Stored},
     patience::Patience,
 };
 use crate::{
     image::{
-        Descriptor, Digest, Manifest,
+        Descriptor, Digest, Manifest, Platform,
         archive::{Archive, ArchiveImage, ArchiveLayer, Document},
-        compress, media_type,
+        compress::Pool,
+        media_type,
     },
-    record::{BuildIdentity, Counters, ImageRecord, LayerOrigin, LayerRecord},
-    staging::{self, KnownLayer, KnownLayers, StagingError, Store, put_blob, send_blob},
+    record::{Counters, ImageRecord, LayerOrigin, LayerRecord},
+    staging::{KnownLayer, KnownLayers, StagingError, Store, put_blob, send_blob},
 };
 
-/// Layers that are worked on at a time: one waits for staging while another keeps the cores busy.
-const LAYERS_AT_A_TIME: usize = 2;
+/// Layers that are worked on at a time, one for each thread: each is read and hashed on a thread of its own.
+/// More of them would only take memory.
+const LAYERS_AT_A_TIME: usize = 4;
 
-/// Staging may lose what it says that it has; everything is then sent whatever it says.
+/// A store may lose what it says that it has; everything is then sent whatever it says.
 const ATTEMPTS: usize = 3;
 
-/// Everything that one collection needs and learns.
-pub(super) struct Collection<S> {
+/// Everything that one collection needs and learns; images that are collected one after another share layers.
+pub struct Collection<S> {
     store: S,
-    pub(super) patience: Patience,
+    patience: Patience,
+    options: Options,
+    pool: Pool,
+    given: GivenLayers,
+    known: Option<KnownLayers>,
     counters: Counters,
 }
 
-/// An image that is in staging.
+/// An image that is in the store.
 #[derive(Debug)]
-pub(super) struct Collected {
+pub struct Collected {
+    /// What is there.
     pub image: ImageRecord,
-    pub tags: Vec<String>,
-    pub warnings: Vec<String>,
-    /// Set when a layer was compressed here.
+    /// Encoder, version and level, when a layer was compressed here.
     pub compressor: Option<&'static str>,
+    /// Known layers of which nobody says the size, and which were therefore read.
+    pub warnings: Vec<String>,
 }
 
-/// A layer in staging, and why.
+/// A layer in the store, and why.
 #[derive(Clone, Debug)]
 struct Placed {
     stored: Stored,
@@ -52,37 +59,71 @@ struct Placed {
 }
 
 impl<S: Store> Collection<S> {
-    pub(super) fn new(store: S, patience: Patience) -> Self {
+    /// Begins to collect into `store`.
+    pub fn new(store: S, patience: Patience, options: Options) -> Self {
         Self {
             store,
             patience,
+            pool: Pool::new(options.threads),
+            options,
+            given: GivenLayers::new(),
+            known: None,
             counters: Counters::default(),
         }
     }
 
-    pub(super) fn store(&self) -> &S {
+    /// Adds layers that somebody vouches for; the store is asked for them before they are relied on.
+    #[must_use]
+    pub fn with_given(mut self, given: GivenLayers) -> Self {
+        self.given = given;
+        self
+    }
+
+    /// Where everything goes.
+    pub fn store(&self) -> &S {
         &self.store
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    /// The store again, once everything is in it.
+    pub fn into_store(self) -> S {
+        self.store
+    }
+
+    /// How long its outages are waited for.
+    pub fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    /// What everything took by now.
+    pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// Brings the archive's image for this build's platform to staging.
-    pub(super) async fn collect(
+    /// Brings one image of an archive to the store, where `tag` of its manifest's digest keeps it. An image
+    /// that names no platform is taken for one of `platform`.
+    ///
+    /// # Errors
+    /// What is wrong with the archive, or with the store.
+    pub async fn collect(
         &mut self,
-        archive: Archive,
-        build: &BuildIdentity,
+        archive: &Arc<Archive>,
+        image: &ArchiveImage,
+        platform: &Platform,
+        tag: impl Fn(&Digest) -> String,
     ) -> Result<Collected, CollectError> {
-        let archive = Arc::new(archive);
-        let image = archive.single(Some(&build.platform))?.clone();
-        let mut known = self.patience.insist(|| KnownLayers::load(&self.store)).await?;
+        let mut known = match self.known.take() {
+            Some(known) => known,
+            None => self.patience.insist(|| KnownLayers::load(&self.store)).await?,
+        };
         let mut attempt = 1;
         let (record, placed) = loop {
-            let placed = self.place_layers(&archive, &image, &known, attempt > 1).await?;
-            // The archive is read no more after this.
+            let placed = self.place_layers(archive, image, &known, attempt > 1).await?;
+            // This image is read no more after this.
             archive.check_unchanged()?;
-            match self.store_image(&image, &placed, build, attempt > 1).await {
+            match self
+                .store_image(image, &placed, platform, &tag, attempt > 1)
+                .await
+            {
                 Ok(record) => break (record, placed),
                 Err(error @ StagingError::ContentLost(_)) if attempt < ATTEMPTS => {
                     tracing::warn!(%error, "the layers are stored again");
@@ -93,22 +134,44 @@ impl<S: Store> Collection<S> {
             }
         };
         for (diff_id, placed) in &placed {
-            known.learn(diff_id.clone(), placed.known());
+            if placed.origin != LayerOrigin::Foreign {
+                known.learn(diff_id.clone(), placed.known());
+            }
         }
         // The image is there whether or not it will be found faster next time.
         if let Err(error) = self.patience.insist(|| known.store(&self.store)).await {
             tracing::warn!(%error, "the index of known layers was not written");
         }
+        self.known = Some(known);
         let compressed = placed.values().any(|placed| placed.stored.cost.compressed > 0);
         Ok(Collected {
+            warnings: self.warnings(&record),
             image: record,
-            tags: image.tags,
-            warnings: archive.warnings().to_vec(),
-            compressor: compressed.then_some(compress::COMPRESSOR),
+            compressor: self.options.method.compressor().filter(|_| compressed),
         })
     }
 
-    /// Every layer once, however often it stands in the image.
+    fn warnings(&self, record: &ImageRecord) -> Vec<String> {
+        let is_unused = |layer: &&LayerRecord| {
+            layer.origin == LayerOrigin::New
+                && self
+                    .given
+                    .get(&layer.diff_id)
+                    .is_some_and(|given| given.size.is_none())
+        };
+        let without_size = record.layers.iter().filter(is_unused);
+        without_size
+            .map(|layer| {
+                format!(
+                    "layer {} is given as known, but without its size, and was read",
+                    layer.diff_id
+                )
+            })
+            .collect()
+    }
+
+    /// Every layer once, however often it stands in the image; large ones first, so that no thread is left
+    /// alone with one at the end.
     async fn place_layers(
         &mut self,
         archive: &Arc<Archive>,
@@ -116,21 +179,20 @@ impl<S: Store> Collection<S> {
         known: &KnownLayers,
         anyway: bool,
     ) -> Result<HashMap<Digest, Placed>, CollectError> {
-        let mut layers: Vec<Arc<ArchiveLayer>> = Vec::new();
+        let mut layers: Vec<(u64, Arc<ArchiveLayer>)> = Vec::new();
         for layer in &image.layers {
-            if !layers.iter().any(|seen| seen.diff_id == layer.diff_id) {
-                layers.push(Arc::new(layer.clone()));
+            if !layers.iter().any(|(_, seen)| seen.diff_id == layer.diff_id) {
+                layers.push((archive.size_hint(layer), Arc::new(layer.clone())));
             }
         }
+        layers.sort_by_key(|(size, _)| Reverse(*size));
         let this = &*self;
         let placed: Vec<(Digest, Placed)> = stream::iter(layers)
-            .map(|layer| async move {
-                let placed = this
-                    .place(archive, &layer, known.get(&layer.diff_id), anyway)
-                    .await?;
+            .map(|(_, layer)| async move {
+                let placed = this.place(archive, &layer, known, anyway).await?;
                 Ok::<_, CollectError>((layer.diff_id.clone(), placed))
             })
-            .buffered(LAYERS_AT_A_TIME)
+            .buffer_unordered(self.pool.threads().min(LAYERS_AT_A_TIME))
             .try_collect()
             .await?;
         for (_, placed) in &placed {
@@ -143,47 +205,58 @@ impl<S: Store> Collection<S> {
         &self,
         archive: &Arc<Archive>,
         layer: &Arc<ArchiveLayer>,
-        known: Option<&KnownLayer>,
+        known: &KnownLayers,
         anyway: bool,
     ) -> Result<Placed, CollectError> {
-        let placed = if let Some(placed) = self.reuse(known).await? {
+        let source = Source::new(archive, layer, &self.pool, &self.options);
+        let placed = if let Some(foreign) = foreign(layer) {
+            foreign
+        } else if let Some(mut placed) = self.reuse(layer, known, anyway).await? {
+            if self.options.verify_known {
+                placed.stored.cost = source.verify().await?;
+            }
             placed
         } else {
-            let stored = self
-                .patience
-                .insist(|| layer::store(&self.store, archive, layer, anyway))
-                .await?;
+            let stored = self.patience.insist(|| source.store(&self.store, anyway)).await?;
             Placed {
                 origin: origin(stored.cost.uploaded > 0, &layer.source),
                 source: layer.source.clone(),
                 stored,
             }
         };
-        tracing::info!(
-            diff_id = layer.diff_id.short(),
-            digest = placed.stored.digest.short(),
-            origin = ?placed.origin,
-            bytes = placed.stored.size,
-            read = placed.stored.cost.read,
-            uploaded = placed.stored.cost.uploaded,
-            "layer"
-        );
+        (self.options.observer)(Event::Placed {
+            layer: &placed.record(layer),
+            cost: placed.stored.cost,
+        });
         Ok(placed)
     }
 
-    /// The stored form of a known layer, if staging still has it.
-    async fn reuse(&self, known: Option<&KnownLayer>) -> Result<Option<Placed>, CollectError> {
-        let Some(known) = known else {
+    /// The stored form of a known layer, if the store still has it. With `anyway` nobody's word counts.
+    async fn reuse(
+        &self,
+        layer: &ArchiveLayer,
+        known: &KnownLayers,
+        anyway: bool,
+    ) -> Result<Option<Placed>, CollectError> {
+        let known = known.get(&layer.diff_id).map(|known| GivenLayer {
+            digest: known.digest.clone(),
+            size: Some(known.size),
+            media_type: known.media_type.clone(),
+            source: known.source.clone(),
+        });
+        let given = self.given.get(&layer.diff_id).filter(|_| !anyway);
+        let Some(known) = known.as_ref().or(given) else {
             return Ok(None);
         };
-        let size = self
+        let found = self
             .patience
             .insist(|| self.store.blob_size(&known.digest))
             .await?;
-        Ok((size == Some(known.size)).then(|| Placed {
+        let size = found.filter(|found| known.size.is_none_or(|size| size == *found));
+        Ok(size.map(|size| Placed {
             stored: Stored {
                 digest: known.digest.clone(),
-                size: known.size,
+                size,
                 media_type: known.media_type.clone(),
                 cost: Cost::default(),
             },
@@ -197,7 +270,8 @@ impl<S: Store> Collection<S> {
         &self,
         image: &ArchiveImage,
         placed: &HashMap<Digest, Placed>,
-        build: &BuildIdentity,
+        platform: &Platform,
+        tag: impl Fn(&Digest) -> String,
         anyway: bool,
     ) -> Result<ImageRecord, StagingError> {
         let layers: Vec<(&ArchiveLayer, &Placed)> = image
@@ -217,7 +291,7 @@ impl<S: Store> Collection<S> {
                 }
             })
             .await?;
-        for reference in [manifest.digest.to_string(), staging::image_tag(build)] {
+        for reference in [manifest.digest.to_string(), tag(&manifest.digest)] {
             self.patience
                 .insist(|| {
                     self.store
@@ -226,7 +300,7 @@ impl<S: Store> Collection<S> {
                 .await?;
         }
         Ok(ImageRecord {
-            platform: image.platform.clone().unwrap_or_else(|| build.platform.clone()),
+            platform: image.platform.clone().unwrap_or_else(|| platform.clone()),
             manifest: Descriptor::new(manifest.media_type, manifest.digest, manifest.bytes.len() as u64),
             config: Descriptor::new(
                 config.media_type.clone(),
@@ -265,6 +339,21 @@ impl Placed {
     }
 }
 
+/// A layer that stays where it is, as its descriptor has it.
+fn foreign(layer: &ArchiveLayer) -> Option<Placed> {
+    layer.foreign.as_ref()?;
+    Some(Placed {
+        stored: Stored {
+            digest: layer.digest.clone()?,
+            size: layer.size?,
+            media_type: layer.media_type.clone()?,
+            cost: Cost::default(),
+        },
+        origin: LayerOrigin::Foreign,
+        source: layer.source.clone(),
+    })
+}
+
 fn origin(is_new: bool, source: &str) -> LayerOrigin {
     match (is_new, source) {
         (true, _) => LayerOrigin::New,
@@ -279,6 +368,9 @@ fn count(counters: &mut Counters, placed: &Placed) {
     counters.bytes_hashed += cost.hashed;
     counters.bytes_compressed += cost.compressed;
     counters.bytes_uploaded += cost.uploaded;
+    if placed.origin == LayerOrigin::Foreign {
+        return;
+    }
     if cost.uploaded > 0 {
         counters.layers_uploaded += 1;
     } else {
@@ -314,6 +406,7 @@ fn manifest(image: &ArchiveImage, layers: &[(&ArchiveLayer, &Placed)]) -> Result
             .iter()
             .map(|(layer, placed)| Descriptor {
                 annotations: layer.annotations.clone(),
+                urls: layer.foreign.clone().unwrap_or_default(),
                 ..Descriptor::new(
                     placed.stored.media_type.clone(),
                     placed.stored.digest.clone(),

@@ -1,4 +1,4 @@
-//! How long an outage of staging is waited for.
+//! How long an outage of a store is waited for.
 
 use std::{future::Future, sync::Mutex, time::Duration};
 
@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(15);
 
 /// What is left of a collection's patience.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub struct Patience {
     left: Mutex<Duration>,
     first: Duration,
 }
@@ -28,7 +28,7 @@ impl Default for Patience {
 }
 
 /// An error that may be about staging being away for a moment.
-pub(super) trait Temporary: std::fmt::Display {
+pub(crate) trait Temporary: std::fmt::Display {
     fn is_temporary(&self) -> bool;
 }
 
@@ -46,7 +46,7 @@ impl Temporary for super::CollectError {
 
 impl Patience {
     /// Waits `total` in all, `first` at first.
-    pub(super) fn new(total: Duration, first: Duration) -> Self {
+    pub fn new(total: Duration, first: Duration) -> Self {
         Self {
             left: Mutex::new(total),
             first,
@@ -54,7 +54,7 @@ impl Patience {
     }
 
     /// Tries again for as long as there is patience left and the error may go away.
-    pub(super) async fn insist<T, E, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, E>
+    pub(crate) async fn insist<T, E, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, E>
     where
         F: Future<Output = Result<T, E>>,
         E: Temporary,
