@@ -106,6 +106,17 @@ pub(super) fn basic(login: &Login) -> Option<HeaderValue> {
     sensitive(&format!("Basic {pair}"))
 }
 
+/// The same, where a refresh token has to stand for a password.
+pub(super) fn basic_or_token(login: &Login) -> Option<HeaderValue> {
+    match &login.proof {
+        Proof::Password { .. } => basic(login),
+        Proof::IdentityToken(token) => {
+            let pair = STANDARD.encode(format!("<token>:{}", token.reveal()));
+            sensitive(&format!("Basic {pair}"))
+        }
+    }
+}
+
 fn sensitive(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);

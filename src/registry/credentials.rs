@@ -80,6 +80,16 @@ pub enum CredentialsError {
         /// Where the parser stopped.
         line: usize,
     },
+    /// A program that keeps credentials did not give them.
+    #[error("the credential helper {name:?} has no login for {registry}: {problem}")]
+    Helper {
+        /// The helper's name, without `docker-credential-`.
+        name: String,
+        /// The registry that it was asked for.
+        registry: String,
+        /// What went wrong.
+        problem: String,
+    },
     /// One entry is unusable.
     #[error(
         "the docker configuration's entry for {registry} has an `auth` that is not base64 of user:password"
@@ -133,7 +143,7 @@ impl Credentials {
     #[must_use]
     pub fn with_password(mut self, registry: &str, username: &str, password: &str) -> Self {
         let login = Login {
-            id: self.logins.len(),
+            id: self.next_id(),
             proof: Proof::Password {
                 username: username.to_owned(),
                 password: Secret::new(password),
@@ -143,9 +153,25 @@ impl Credentials {
         self
     }
 
+    /// A refresh token for one registry, exchanged for access tokens by the OAuth 2 form.
+    #[must_use]
+    pub fn with_identity_token(mut self, registry: &str, token: Secret) -> Self {
+        let login = Login {
+            id: self.next_id(),
+            proof: Proof::IdentityToken(token),
+        };
+        self.logins.insert(normal_key(registry), login);
+        self
+    }
+
     /// Whether any login applies to a repository.
     pub fn covers(&self, host: &str, repository: &str) -> bool {
         self.for_repository(host, repository).is_some()
+    }
+
+    fn next_id(&self) -> usize {
+        let ids = self.logins.values().map(|login| login.id);
+        ids.max().map_or(0, |highest| highest + 1)
     }
 
     /// The login with the longest path that leads to the repository.
