@@ -9,6 +9,7 @@ mod controller;
 pub mod crds;
 pub mod docs;
 mod kubectl;
+mod registry;
 
 /// Turns recipes into container images and gets them, provably intact, into registries.
 ///
@@ -24,6 +25,8 @@ pub struct Arguments {
 enum Command {
     #[command(flatten)]
     Kubectl(kubectl::KubectlCommand),
+    #[command(flatten)]
+    Registry(registry::RegistryCommand),
     /// Run the operator.
     Controller(Box<controller::ControllerArguments>),
     /// Print the custom resource definitions.
@@ -70,6 +73,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 .unwrap_or_else(|error| {
                     eprintln!("slipway: {error:#}");
                     ExitCode::from(3)
+                }))
+        }
+        Command::Registry(command) => {
+            // Where nobody asked for a log, the command's own words are all there is.
+            let log = std::env::var_os("SLIPWAY_LOG").is_some();
+            Ok(runtime(log)?
+                .block_on(registry::run(command))
+                .unwrap_or_else(|error| {
+                    eprintln!("slipway: {error:#}");
+                    ExitCode::from(2)
                 }))
         }
     }
