@@ -97,3 +97,8 @@ manifests: ## Render the charts to plain YAML under target/manifests
 bench-overhead: binary up images ## Seconds and API requests of a build, beside a bare pod
 	hack/demo/run install
 	eval "$$(hack/cluster/cluster env)"; cargo bench --locked --profile dev --bench overhead
+
+.PHONY: bench-push
+bench-push: binary ## Pushes beside skopeo, crane and regctl, with 0, 20 and 80 ms of delay
+	export SLIPWAY_BIN="$$PWD/$(BINARY)" PATH="$$(hack/cluster/build-tools --dir registry crane regctl):$$PATH"; \
+	cargo bench --locked --profile dev --bench push
