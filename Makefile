@@ -111,3 +111,8 @@ bench-overhead: binary up images ## Seconds and API requests of a build, beside 
 bench-layers: ## Archive to registry, beside skopeo, crane and regctl: seconds, memory, bytes
 	cargo build --locked --release
 	hack/bench/layers --binary target/release/slipway
+
+.PHONY: bench-push
+bench-push: binary ## Pushes beside skopeo, crane and regctl, with 0, 20 and 80 ms of delay
+	export SLIPWAY_BIN="$$PWD/$(BINARY)" PATH="$$(hack/cluster/build-tools --dir registry crane regctl):$$PATH"; \
+	cargo bench --locked --profile dev --bench push

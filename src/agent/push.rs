@@ -59,7 +59,7 @@ async fn push(plan: &PushPlan, options: ClientOptions, listener: Option<Listener
             Err(failure) => report.targets[position].failure = Some(failure),
         }
     }
-    let outcomes = push_all(&image, &source, &ready, listener).await;
+    let outcomes = push_all(&image, &source.into(), &ready, listener).await;
     for (position, outcome) in positions.into_iter().zip(outcomes) {
         report.targets[position] = reported(outcome);
     }
@@ -101,7 +101,7 @@ async fn read_source(
         let reference = digest
             .as_ref()
             .map_or(reference.as_str(), |digest| digest.as_str());
-        read_image(&source, reference, &plan.platforms).await
+        read_image(&source.clone().into(), reference, &plan.platforms).await
     };
     match read.await {
         Ok(image) => Ok((source, image)),

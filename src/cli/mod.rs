@@ -18,6 +18,7 @@ pub mod docs;
 mod inspect;
 mod kubectl;
 mod outcome;
+mod registry;
 
 /// Turns recipes into container images and gets them, provably intact, into registries.
 ///
@@ -45,6 +46,8 @@ enum Command {
     ///
     /// Exit codes: 0 done, 1 refused, 2 usage, 3 the machine, the network or the registry.
     Collect(Box<collect::CollectArguments>),
+    #[command(flatten)]
+    Registry(registry::RegistryCommand),
     /// Run the operator.
     Controller(Box<controller::ControllerArguments>),
     /// Print the custom resource definitions.
@@ -100,6 +103,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 .unwrap_or_else(|error| {
                     eprintln!("slipway: {error:#}");
                     ExitCode::from(3)
+                }))
+        }
+        Command::Registry(command) => {
+            // Where nobody asked for a log, the command's own words are all there is.
+            let log = std::env::var_os("SLIPWAY_LOG").is_some();
+            Ok(runtime(log)?
+                .block_on(registry::run(command))
+                .unwrap_or_else(|error| {
+                    eprintln!("slipway: {error:#}");
+                    ExitCode::from(2)
                 }))
         }
     }

@@ -114,6 +114,18 @@ pub(super) fn access_token(login: &Login) -> Option<HeaderValue> {
     sensitive(&format!("Bearer {}", token.reveal()))
 }
 
+/// The same, where a refresh token has to stand for a password.
+pub(super) fn basic_or_token(login: &Login) -> Option<HeaderValue> {
+    match &login.proof {
+        Proof::Password { .. } => basic(login),
+        Proof::IdentityToken(token) => {
+            let pair = STANDARD.encode(format!("<token>:{}", token.reveal()));
+            sensitive(&format!("Basic {pair}"))
+        }
+        Proof::AccessToken(_) => None,
+    }
+}
+
 fn sensitive(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);

@@ -61,6 +61,10 @@ impl Repository {
             .await?;
         match answer.status() {
             StatusCode::NOT_FOUND => Ok(None),
+            // Nothing has no first byte.
+            StatusCode::RANGE_NOT_SATISFIABLE if answer.text(CONTENT_RANGE) == Some("bytes */0") => {
+                Ok(Some(0))
+            }
             StatusCode::PARTIAL_CONTENT => match content_range(&answer) {
                 Some((_, _, size)) => Ok(size),
                 None => Err(answer.protocol("a part without a Content-Range")),

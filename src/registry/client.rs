@@ -12,6 +12,7 @@ use super::{
     pace::Backoff,
     reference::Reference,
     transport::{Body, Call, Identity, Network},
+    turns::Turn,
 };
 
 /// What a client is allowed and how long it waits.
@@ -179,6 +180,12 @@ impl Repository {
         } else {
             self.for_push(&[])
         }
+    }
+
+    /// One's turn at a blob or tag of the repository, within this process.
+    pub(super) async fn turn(&self, what: &str) -> Turn {
+        let name = format!("{}/{}/{what}", self.origin, self.name);
+        self.client.network.turns.take(name).await
     }
 
     /// What an operation concerns, for messages.

@@ -85,6 +85,16 @@ pub enum CredentialsError {
         /// Where the parser stopped.
         line: usize,
     },
+    /// A program that keeps credentials did not give them.
+    #[error("the credential helper {name:?} has no login for {registry}: {problem}")]
+    Helper {
+        /// The helper's name, without `docker-credential-`.
+        name: String,
+        /// The registry that it was asked for.
+        registry: String,
+        /// What went wrong.
+        problem: String,
+    },
     /// One entry is unusable.
     #[error(
         "the docker configuration's entry for {registry} has an `auth` that is not base64 of user:password"
@@ -171,7 +181,7 @@ impl Credentials {
 
     fn with(mut self, registry: &str, proof: Proof, realm: Option<Url>) -> Self {
         let login = Login {
-            id: self.logins.len(),
+            id: self.next_id(),
             proof,
             realm,
         };
@@ -179,9 +189,20 @@ impl Credentials {
         self
     }
 
+    /// A refresh token for one registry, exchanged for access tokens by the OAuth 2 form.
+    #[must_use]
+    pub fn with_identity_token(self, registry: &str, token: Secret) -> Self {
+        self.with(registry, Proof::IdentityToken(token), None)
+    }
+
     /// Whether any login applies to a repository.
     pub fn covers(&self, host: &str, repository: &str) -> bool {
         self.for_repository(host, repository).is_some()
+    }
+
+    fn next_id(&self) -> usize {
+        let ids = self.logins.values().map(|login| login.id);
+        ids.max().map_or(0, |highest| highest + 1)
     }
 
     /// The login with the longest path that leads to the repository.

@@ -26,6 +26,7 @@ pub enum Operation {
     GetManifest,
     PutManifest,
     ListTags,
+    ListReferrers,
 }
 
 impl Operation {
@@ -44,6 +45,7 @@ impl Operation {
             Self::GetManifest => "reading a manifest",
             Self::PutManifest => "writing a manifest",
             Self::ListTags => "listing tags",
+            Self::ListReferrers => "listing referrers",
         }
     }
 }

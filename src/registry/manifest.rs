@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{
     Method, StatusCode,
-    header::{ACCEPT, CONTENT_TYPE, LINK},
+    header::{ACCEPT, CONTENT_TYPE, ETAG, IF_MATCH, LINK},
 };
 use serde::Deserialize;
 
@@ -43,6 +43,23 @@ pub struct RawManifest {
     pub digest: Digest,
 }
 
+/// What is optional when a manifest is written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Put<'a> {
+    /// Tags that the registry may move with the same request, if it can.
+    pub(super) tags: &'a [String],
+    /// The entity tag that must still be there.
+    pub(super) if_match: Option<String>,
+}
+
+/// What a registry said about a manifest that it took.
+#[derive(Clone, Debug)]
+pub(super) struct Written {
+    pub(super) digest: Digest,
+    /// The tags that the registry moved with it.
+    pub(super) tags: Vec<String>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Typed {
@@ -61,6 +78,15 @@ impl Repository {
     /// # Errors
     /// When the registry does not answer well, or answers with other content than it says or was asked for.
     pub async fn manifest(&self, reference: &str) -> Result<Option<RawManifest>, RegistryError> {
+        let found = self.manifest_and_tag(reference).await?;
+        Ok(found.map(|(manifest, _)| manifest))
+    }
+
+    /// A manifest and the entity tag by which it can be replaced only if it still is the same.
+    pub(super) async fn manifest_and_tag(
+        &self,
+        reference: &str,
+    ) -> Result<Option<(RawManifest, Option<String>)>, RegistryError> {
         let answer = self
             .manifest_call(Operation::GetManifest, Method::GET, reference)
             .await?;
@@ -71,6 +97,7 @@ impl Repository {
         }
         let media_type = answer.text(CONTENT_TYPE).map(essence).unwrap_or_default();
         let claimed = claimed_digest(&answer);
+        let etag = answer.text(ETAG).map(str::to_owned);
         let at = answer.at.clone();
         let bytes = answer.bytes(MANIFEST_LIMIT).await?;
         let wanted: Option<Digest> = reference.parse().ok().or(claimed);
@@ -100,7 +127,7 @@ impl Repository {
                 body: super::error::clean(&own.media_type, 255),
             });
         }
-        Ok(Some(RawManifest {
+        let manifest = RawManifest {
             media_type: if known || own.media_type.is_empty() {
                 media_type
             } else {
@@ -108,7 +135,8 @@ impl Repository {
             },
             bytes,
             digest,
-        }))
+        };
+        Ok(Some((manifest, etag)))
     }
 
     /// The digest and size of a manifest; `None` when there is none.
@@ -156,13 +184,33 @@ impl Repository {
         media_type: &str,
         bytes: &Bytes,
     ) -> Result<Digest, RegistryError> {
+        let written = self
+            .put_manifest_as(reference, media_type, bytes, &Put::default())
+            .await?;
+        Ok(written.digest)
+    }
+
+    /// [`Self::put_manifest`] with what is optional.
+    pub(super) async fn put_manifest_as(
+        &self,
+        reference: &str,
+        media_type: &str,
+        bytes: &Bytes,
+        put: &Put<'_>,
+    ) -> Result<Written, RegistryError> {
         let writer = self.writing();
-        let call = writer.call(
+        let mut call = writer.call(
             Operation::PutManifest,
             Method::PUT,
             &manifest_path(reference)?,
             reference,
         )?;
+        for tag in put.tags {
+            call.url.query_pairs_mut().append_pair("tag", tag);
+        }
+        if let Some(etag) = &put.if_match {
+            call = call.header(IF_MATCH, etag);
+        }
         let at = call.at.clone();
         if bytes.len() as u64 > MANIFEST_LIMIT {
             return Err(RegistryError::TooLarge {
@@ -200,7 +248,17 @@ impl Repository {
                     found,
                 })
             }
-            _ => Ok(own),
+            _ => Ok(Written {
+                digest: own,
+                tags: answer
+                    .headers()
+                    .get_all("oci-tag")
+                    .iter()
+                    .filter_map(|tag| tag.to_str().ok())
+                    .flat_map(|tags| tags.split(','))
+                    .map(|tag| tag.trim().to_owned())
+                    .collect(),
+            }),
         }
     }
 
@@ -278,7 +336,7 @@ fn manifest_path(reference: &str) -> Result<String, RegistryError> {
 }
 
 /// A media type without its parameters.
-fn essence(media_type: &str) -> String {
+pub(super) fn essence(media_type: &str) -> String {
     let (essence, _) = media_type.split_once(';').unwrap_or((media_type, ""));
     super::error::clean(&essence.to_ascii_lowercase(), 255)
 }
@@ -288,7 +346,7 @@ fn claimed_digest(answer: &Answer) -> Option<Digest> {
 }
 
 /// The URL of `Link: <…>; rel="next"`.
-fn next_page(answer: &Answer) -> Option<reqwest::Url> {
+pub(super) fn next_page(answer: &Answer) -> Option<reqwest::Url> {
     let link = answer.text(LINK)?;
     let (target, parameters) = link.trim_start().strip_prefix('<')?.split_once('>')?;
     parameters

@@ -5,31 +5,38 @@
 //!
 //! Knows nothing of Kubernetes, of plans and of reports; those are `agent::push`'s.
 
+mod addresses;
 mod auth;
 mod blob;
 mod client;
 mod copy;
 mod credentials;
+mod docker_config;
 mod error;
+mod local;
 mod manifest;
 mod pace;
 mod reference;
+mod referrers;
 mod source;
 mod transport;
+mod turns;
 mod upload;
 
 pub use blob::BlobStream;
 pub use client::{Client, ClientOptions, Repository, Timeouts};
 pub use copy::{
-    BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Progress, TagPolicy, Target, push_all,
-    read_image,
+    BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, ReferrerCounters,
+    Survey, TagPolicy, Target, push_all, read_image, read_referrers, survey,
 };
 pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::{Operation, Place, RegistryError};
+pub use local::{LocalError, LocalImage};
 pub use manifest::RawManifest;
 pub use pace::Backoff;
 pub use reference::{Reference, ReferenceError, normal_origin};
-pub use source::{BlobSource, ByteStream, BytesSource, FileSource, RepositoryBlob};
+pub use referrers::Referrers;
+pub use source::{BlobSource, ByteStream, BytesSource, FileSource, ImageSource, RepositoryBlob};
 pub use upload::{Mount, PendingUpload, UploadSession, Uploaded};
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::io::AsyncSeekExt as _;
 use tokio_util::io::ReaderStream;
 
-use super::{client::Repository, error::RegistryError};
+use super::{client::Repository, error::RegistryError, local::LocalImage};
 use crate::image::Descriptor;
 
 /// Bytes as they come.
@@ -49,6 +49,67 @@ impl BlobSource for FileSource {
         let mut file = tokio::fs::File::open(&self.0).await?;
         file.seek(io::SeekFrom::Start(offset)).await?;
         Ok(ReaderStream::with_capacity(file, FILE_READ).boxed())
+    }
+}
+
+/// Where an image comes from.
+#[derive(Clone, Debug)]
+pub enum ImageSource {
+    /// A repository.
+    Repository(Repository),
+    /// An OCI layout or archive.
+    Local(LocalImage),
+}
+
+impl From<Repository> for ImageSource {
+    fn from(repository: Repository) -> Self {
+        Self::Repository(repository)
+    }
+}
+
+impl From<LocalImage> for ImageSource {
+    fn from(image: LocalImage) -> Self {
+        Self::Local(image)
+    }
+}
+
+impl ImageSource {
+    /// Its name, for messages.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Repository(repository) => format!("{}/{}", repository.registry(), repository.name()),
+            Self::Local(image) => image.path().to_owned(),
+        }
+    }
+
+    /// The repository, if it is one.
+    pub fn repository(&self) -> Option<&Repository> {
+        match self {
+            Self::Repository(repository) => Some(repository),
+            Self::Local(_) => None,
+        }
+    }
+}
+
+/// A blob of an image's source.
+#[derive(Clone, Debug)]
+pub(super) struct SourceBlob {
+    pub(super) source: ImageSource,
+    pub(super) descriptor: Descriptor,
+}
+
+impl BlobSource for SourceBlob {
+    async fn open(&self, offset: u64) -> Result<ByteStream, io::Error> {
+        match &self.source {
+            ImageSource::Repository(repository) => {
+                let blob = RepositoryBlob {
+                    repository: repository.clone(),
+                    descriptor: self.descriptor.clone(),
+                };
+                blob.open(offset).await
+            }
+            ImageSource::Local(image) => image.open_blob(&self.descriptor.digest, offset),
+        }
     }
 }
 

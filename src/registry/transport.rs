@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,11 +20,14 @@ use reqwest::{Response, Url};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
+    addresses::{Denied, Reach, Reached, Resolver, denial},
     auth::{self, Challenge, Token, TokenKey, Tokens},
     client::{ClientOptions, Repository},
     credentials::{Credentials, Login, Proof},
     error::{Operation, Place, Refusal, RegistryError, is_passing},
     pace::{Pace, retry_after},
+    turns::Turns,
+    upload::Learned,
 };
 
 /// More redirects than any registry needs.
@@ -38,10 +41,16 @@ const REFUSAL_LIMIT: u64 = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) options: ClientOptions,
-    common: reqwest::Client,
+    /// For registries where they were said to be.
+    common: Route,
+    /// For where registries send the client, by how near that may be; built when the first one does.
+    foreign: [OnceLock<Route>; 3],
     /// For hosts with roots of their own.
     special: HashMap<String, reqwest::Client>,
+    reached: Reached,
     pace: Pace,
+    pub(super) turns: Turns,
+    pub(super) learned: Learned,
 }
 
 /// Whom we are, and what follows from it.
@@ -62,34 +71,87 @@ impl Network {
         }
         let special = roots
             .into_iter()
-            .map(|(host, roots)| Ok((host.to_owned(), http_client(&options, roots)?)))
+            .map(|(host, roots)| {
+                // Who has certificates for a host has said where it is.
+                let resolver = Resolver::new(Reach::Link, &options.plain_http);
+                Ok((host.to_owned(), http_client(&options, roots, resolver)?))
+            })
             .collect::<Result<_, RegistryError>>()?;
         Ok(Self {
-            common: http_client(&options, Vec::new())?,
+            common: Route::new(&options, Reach::Loopback)?,
+            foreign: Default::default(),
             special,
             options,
+            reached: Reached::default(),
             pace: Pace::default(),
+            turns: Turns::default(),
+            learned: Learned::default(),
         })
     }
 
-    fn http(&self, url: &Url) -> &reqwest::Client {
-        self.special.get(&host_and_port(url)).unwrap_or(&self.common)
+    /// The connections for a URL that concerns a registry, if it may lead there.
+    fn http(&self, url: &Url, home: &Url) -> Result<&reqwest::Client, RouteError> {
+        if let Some(special) = self.special.get(&host_and_port(url)) {
+            return Ok(special);
+        }
+        let route = if url.origin() == home.origin() {
+            &self.common
+        } else {
+            let nearest = self.reached.of(&home.origin().ascii_serialization());
+            let nearest = nearest.min(Reach::Loopback);
+            let slot = &self.foreign[nearest as usize];
+            match slot.get() {
+                Some(route) => route,
+                None => {
+                    let route = Route::new(&self.options, nearest).map_err(RouteError::Setup)?;
+                    slot.get_or_init(|| route)
+                }
+            }
+        };
+        route.resolver.check_literal(url).map_err(RouteError::Denied)?;
+        Ok(&route.client)
     }
 }
 
-/// One connection pool. The rule on addresses belongs here, as the builder's `dns_resolver`, because only
-/// the address that is connected to says where a name leads.
+/// Why there is no way to a URL.
+enum RouteError {
+    Setup(RegistryError),
+    Denied(Denied),
+}
+
+/// Connections that lead no nearer than allowed.
+#[derive(Debug)]
+struct Route {
+    client: reqwest::Client,
+    resolver: Resolver,
+}
+
+impl Route {
+    fn new(options: &ClientOptions, nearest: Reach) -> Result<Self, RegistryError> {
+        let resolver = Resolver::new(nearest, &options.plain_http);
+        Ok(Self {
+            client: http_client(options, Vec::new(), resolver.clone())?,
+            resolver,
+        })
+    }
+}
+
+/// One connection pool. The rule on addresses is its resolver, because only the address that is connected to
+/// says where a name leads.
 fn http_client(
     options: &ClientOptions,
     roots: Vec<reqwest::Certificate>,
+    resolver: Resolver,
 ) -> Result<reqwest::Client, RegistryError> {
+    let resolver = Arc::new(resolver);
     let builder = || {
         reqwest::Client::builder()
             .user_agent(concat!("slipway/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .connect_timeout(options.timeouts.connect)
-            .pool_max_idle_per_host(8)
+            .dns_resolver(Arc::clone(&resolver))
+            .pool_max_idle_per_host(32)
     };
     let system = builder().tls_certs_merge(roots.clone()).build();
     // An image without /etc/ssl/certs has no roots at all: then only the given ones count, and with none of
@@ -181,7 +243,8 @@ impl Call<'_> {
         let mut failures = 0;
         loop {
             self.wait_for_turn(&network).await?;
-            let error = match self.follow(&network).await {
+            // On the heap, as every future of a push holds one of these.
+            let error = match Box::pin(self.follow(&network)).await {
                 Ok(answer) if is_passing(answer.status()) => {
                     let error = answer.refused().await;
                     if let Some(time) = error.retry_after() {
@@ -362,7 +425,8 @@ impl Call<'_> {
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, RegistryError> {
         let mut request = network
-            .http(url)
+            .http(url, &self.home)
+            .map_err(|error| self.no_route(error))?
             .request(self.method.clone(), url.clone())
             .headers(self.headers.clone());
         if let Some(authorization) = authorization {
@@ -385,14 +449,33 @@ impl Call<'_> {
                 request.body(body.ok_or_else(|| self.unreachable("the content was sent already".to_owned()))?)
             }
         };
-        moving(
+        let response = moving(
             request.send(),
             progress.map(AsRef::as_ref),
             network.options.timeouts.idle,
         )
         .await
         .ok_or_else(|| self.unreachable(stalled(network.options.timeouts.idle)))?
-        .map_err(|error| self.unreachable(chain(&error.without_url())))
+        .map_err(|error| self.lost(&error.without_url()))?;
+        if url.origin() == self.home.origin() {
+            network.reached.learn(&self.at.origin, response.remote_addr());
+        }
+        Ok(response)
+    }
+
+    /// A connection that did not come about or broke.
+    fn lost(&self, error: &reqwest::Error) -> RegistryError {
+        match denial(error) {
+            Some(denied) => self.untrusted(denied.to_string()),
+            None => self.unreachable(chain(error)),
+        }
+    }
+
+    fn no_route(&self, error: RouteError) -> RegistryError {
+        match error {
+            RouteError::Setup(error) => error,
+            RouteError::Denied(denied) => self.untrusted(denied.to_string()),
+        }
     }
 }
 
@@ -585,8 +668,16 @@ impl TokenRequest<'_> {
                 ("refresh_token", token.reveal().to_owned()),
             ];
             form.extend(self.service.map(|service| ("service", service.to_owned())));
-            let request = self.network.http(self.realm).post(self.realm.clone()).form(&form);
-            return self.exchange(request).await;
+            let http = self.http(self.realm)?;
+            match self.exchange(http.post(self.realm.clone()).form(&form)).await {
+                // A token server of before OAuth 2; the refresh token is a password to it.
+                Err(error)
+                    if matches!(
+                        error.status(),
+                        Some(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
+                    ) => {}
+                result => return result,
+            }
         }
         let mut url = self.realm.clone();
         {
@@ -598,11 +689,16 @@ impl TokenRequest<'_> {
                 query.append_pair("scope", scope);
             }
         }
-        let mut request = self.network.http(&url).get(url);
-        if let Some(header) = self.login.and_then(auth::basic) {
+        let mut request = self.http(&url)?.get(url);
+        if let Some(header) = self.login.and_then(auth::basic_or_token) {
             request = request.header(AUTHORIZATION, header);
         }
         self.exchange(request).await
+    }
+
+    fn http(&self, url: &Url) -> Result<&reqwest::Client, RegistryError> {
+        let route = self.network.http(url, &self.call.home);
+        route.map_err(|error| self.call.no_route(error))
     }
 
     async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Token, RegistryError> {
@@ -619,7 +715,7 @@ impl TokenRequest<'_> {
         let response = moving(request.send(), None, idle)
             .await
             .ok_or_else(|| unreachable(stalled(idle)))?
-            .map_err(|error| unreachable(chain(&error.without_url())))?;
+            .map_err(|error| self.call.lost(&error.without_url()))?;
         let answer = Answer {
             response,
             at: at.clone(),

@@ -65,8 +65,8 @@ pub enum KubectlCommand {
         #[command(flatten)]
         common: Common,
     },
-    /// Push a build's image, or any image, to a repository.
-    Push {
+    /// Have the cluster push a build's image, or any image, to a repository.
+    SchedulePush {
         /// A build, or registry/repository:tag or @digest.
         source: String,
         /// host[:port]/repository.
@@ -207,7 +207,7 @@ pub async fn run(command: KubectlCommand) -> anyhow::Result<ExitCode> {
             platform,
             common,
         } => act::retry(&Session::open(common).await?, &name, &platform).await,
-        KubectlCommand::Push {
+        KubectlCommand::SchedulePush {
             source,
             target,
             tag,

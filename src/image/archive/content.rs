@@ -41,6 +41,15 @@ impl Content {
         }
     }
 
+    /// All of a file.
+    ///
+    /// # Errors
+    /// When the file's size cannot be read.
+    pub fn of_file(file: File) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        Ok(Self::new(Arc::new(file), 0, size))
+    }
+
     /// How many bytes there are.
     pub fn size(&self) -> u64 {
         self.size
@@ -53,9 +62,14 @@ impl Content {
 
     /// Reads from the beginning.
     pub fn reader(&self) -> ContentReader {
+        self.reader_at(0)
+    }
+
+    /// Reads from `offset`, or nothing if that is behind the end.
+    pub fn reader_at(&self, offset: u64) -> ContentReader {
         ContentReader {
             content: self.clone(),
-            position: 0,
+            position: offset.min(self.size),
         }
     }
 }

@@ -230,6 +230,22 @@ impl Archive {
         })
     }
 
+    /// The list of an OCI layout, `index.json`; `None` when the archive is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn layout_index(&self) -> Result<Option<Content>, ArchiveError> {
+        self.source.holder.find("index.json")
+    }
+
+    /// What an OCI layout keeps under a digest, not proven; `None` when that is nothing.
+    ///
+    /// # Errors
+    /// When an OCI layout's folder cannot be read.
+    pub fn blob(&self, digest: &Digest) -> Result<Option<Content>, ArchiveError> {
+        self.source.holder.find(&documents::blob_name(digest))
+    }
+
     /// Why [`content`](Self::content) has nothing for a layer.
     pub fn missing(&self, layer: &ArchiveLayer) -> ArchiveError {
         let of_same_size = match (&self.source.holder, layer.size) {

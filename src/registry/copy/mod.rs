@@ -4,20 +4,26 @@
 //! to each target: blobs, manifests from the leaves up, tags last, and a look at what is served. A copy that
 //! is repeated asks and writes nothing.
 //!
-//! Referrers (signatures, SBOMs) are not copied yet.
+//! [`read_referrers`] adds signatures, SBOMs and attestations; [`survey`] says what a push would do.
 
-mod execute;
+mod manifests;
 mod plan;
+mod push;
+mod read;
+mod share;
+mod survey;
 
 use std::{sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use execute::{Outcome, Target, push_all, read_image};
 pub use plan::Image;
+pub use push::{Outcome, Target, push_all};
+pub use read::{read_image, read_referrers};
+pub use survey::{Planned, Survey, survey};
 
-use super::error::RegistryError;
+use super::{error::RegistryError, source::BlobSource};
 use crate::{image::Digest, record::Reason};
 
 /// What happens to a tag that exists.
@@ -48,6 +54,16 @@ pub struct BlobCounters {
     pub bytes_uploaded: i64,
     /// Bytes that did not have to be sent.
     pub bytes_saved: i64,
+}
+
+/// What became of what refers to an image, at one target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReferrerCounters {
+    /// The target listed them already.
+    pub existed: i64,
+    /// Written and listed.
+    pub written: i64,
 }
 
 /// What happens while images are pushed, for whoever watches. Targets are counted from zero.
@@ -168,6 +184,16 @@ pub enum CopyError {
         /// Why it stays there.
         rule: &'static str,
     },
+    /// The target has signatures under cosign's tag that the source does not have.
+    #[error(
+        "the tag {tag} at the target holds {found}, with signatures that the source lacks, and would lose them; copy those first, or remove the tag"
+    )]
+    ReferrerTaken {
+        /// The tag.
+        tag: String,
+        /// Where it points to.
+        found: Digest,
+    },
     /// A layer is to be had elsewhere only.
     #[error(
         "the layer {digest} is not in the source but at URLs that are not followed; rebuild with its content included"
@@ -197,7 +223,7 @@ impl CopyError {
             Self::MediaType { .. } => Reason::UnsupportedMediaType,
             Self::PlatformMissing { .. } => Reason::PlatformMissing,
             Self::Limit { .. } => Reason::LimitExceeded,
-            Self::TagTaken { .. } => Reason::TagImmutable,
+            Self::TagTaken { .. } | Self::ReferrerTaken { .. } => Reason::TagImmutable,
             Self::Foreign { .. } => Reason::ForeignLayer,
             Self::Verification { .. } => Reason::VerificationFailed,
         }

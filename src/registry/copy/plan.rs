@@ -38,6 +38,18 @@ pub(super) struct Node {
     pub(super) blobs: Vec<Descriptor>,
 }
 
+/// Something that refers to the image or to one of its children.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Referrer {
+    /// What it is about.
+    pub(super) subject: Digest,
+    pub(super) raw: RawManifest,
+    /// Its documents, children before parents; usually just itself.
+    pub(super) nodes: Vec<Node>,
+    /// The tag that it is kept under, where it is not in a list.
+    pub(super) tag: Option<String>,
+}
+
 /// Everything that a copy has to bring, read and checked.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -46,13 +58,37 @@ pub struct Image {
     pub(super) root: RawManifest,
     /// Each once; the largest first, so that the last one to end is a small one.
     pub(super) blobs: Vec<Descriptor>,
+    /// What goes with it; their blobs are among `blobs`.
+    pub(super) referrers: Vec<Referrer>,
 }
 
 impl Image {
     /// Puts an image together from its documents, children before parents.
     pub(super) fn new(nodes: Vec<Node>, root: RawManifest) -> Result<Self, CopyError> {
+        Self {
+            nodes,
+            root,
+            blobs: Vec::new(),
+            referrers: Vec::new(),
+        }
+        .with_blobs()
+    }
+
+    /// The same image with what refers to it.
+    pub(super) fn with_referrers(self, referrers: Vec<Referrer>) -> Result<Self, CopyError> {
+        Self { referrers, ..self }.with_blobs()
+    }
+
+    /// Every document, those of referrers last.
+    pub(super) fn all_nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes
+            .iter()
+            .chain(self.referrers.iter().flat_map(|referrer| &referrer.nodes))
+    }
+
+    fn with_blobs(mut self) -> Result<Self, CopyError> {
         let mut unique: BTreeMap<&Digest, &Descriptor> = BTreeMap::new();
-        for node in &nodes {
+        for node in self.all_nodes() {
             for blob in &node.blobs {
                 match unique.entry(&blob.digest) {
                     Entry::Vacant(entry) => {
@@ -76,7 +112,18 @@ impl Image {
         }
         let mut blobs: Vec<Descriptor> = unique.into_values().cloned().collect();
         blobs.sort_by_key(|blob| std::cmp::Reverse(blob.size));
-        Ok(Self { nodes, root, blobs })
+        self.blobs = blobs;
+        Ok(self)
+    }
+
+    /// The manifests that refer to it, in the order in which they were found.
+    pub fn referrers(&self) -> impl Iterator<Item = &Digest> {
+        self.referrers.iter().map(|referrer| &referrer.raw.digest)
+    }
+
+    /// The type of its root document.
+    pub fn media_type(&self) -> &str {
+        &self.root.media_type
     }
 
     /// The digest that the image will have at its targets.

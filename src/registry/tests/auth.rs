@@ -9,7 +9,7 @@ use crate::{
     image::Digest,
     record::Reason,
     registry::{
-        BytesSource, Client, Credentials, Mount,
+        BytesSource, Client, Credentials, Mount, Secret,
         testing::{Door, Fault, FaultRegistry, PASSWORD, USER},
     },
 };
@@ -256,6 +256,38 @@ async fn an_identity_token_is_exchanged_by_the_oauth_form() {
     assert!(
         seen.iter()
             .all(|seen| !format!("{:?}", seen.headers).contains(PASSWORD))
+    );
+}
+
+#[rstest::rstest]
+#[case::not_found(404)]
+#[case::not_allowed(405)]
+#[tokio::test]
+async fn a_token_server_without_oauth_is_asked_in_the_old_way(#[case] status: u16) {
+    let registry = FaultRegistry::behind(tokens()).await;
+    let credentials =
+        Credentials::anonymous().with_identity_token(&registry.host(), Secret::new("refresh-me"));
+    registry.fault(
+        1,
+        Method::POST,
+        "/token",
+        Fault::Answer(status, vec![], String::new()),
+    );
+    let token = r#"{"token":"given"}"#.to_owned();
+    registry.fault(1, Method::GET, "/token", Fault::Answer(200, vec![], token));
+    let client = Client::new(registry.options(), credentials).unwrap();
+    let repository = client.repository(&registry.host(), "a");
+    assert!(repository.head_blob(&Digest::of(b"x")).await.is_err());
+    let seen = registry.log();
+    let asked: Vec<_> = seen.iter().filter(|seen| seen.path == "/token").collect();
+    assert_eq!(
+        (&asked[0].method, &asked[1].method),
+        (&Method::POST, &Method::GET)
+    );
+    assert!(asked[1].headers.contains_key(header::AUTHORIZATION));
+    assert_eq!(
+        seen.last().unwrap().headers[header::AUTHORIZATION],
+        "Bearer given"
     );
 }
 

@@ -713,3 +713,97 @@ async fn a_registry_that_is_not_there_is_unavailable() {
     assert_eq!(error.reason(), Reason::RegistryUnavailable);
     assert!(error.to_string().contains("refused"), "{error}");
 }
+
+#[rstest]
+#[case::forbidden(403)]
+#[case::not_allowed(405)]
+#[tokio::test]
+async fn a_head_that_is_not_answered_is_no_reason_not_to_send(#[case] status: u16) {
+    let registry = FaultRegistry::start().await;
+    registry.fault(
+        99,
+        Method::HEAD,
+        "/blobs/",
+        Fault::Answer(status, vec![], String::new()),
+    );
+    let source = BytesSource(Bytes::from_static(b"hello"));
+    let sent = registry
+        .anonymous("a")
+        .upload_blob(&describe(b"hello"), &source)
+        .await;
+    assert!(matches!(sent.unwrap(), Uploaded::Sent { bytes: 5, .. }));
+}
+
+#[tokio::test]
+async fn an_upload_without_a_location_is_a_protocol_error() {
+    let registry = FaultRegistry::start().await;
+    registry.fault(1, Method::POST, "uploads", Fault::Header("location", None));
+    let source = BytesSource(Bytes::from_static(b"hello"));
+    let error = registry
+        .anonymous("a")
+        .upload_blob(&describe(b"hello"), &source)
+        .await;
+    assert!(matches!(error, Err(RegistryError::Protocol { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_blob_that_is_too_large_for_one_request_goes_in_pieces() {
+    let registry = FaultRegistry::start()
+        .await
+        .without(|features| features.largest_body = 2 << 20);
+    let repository = registry.anonymous("a");
+    let bytes = content(5 << 20);
+    let source = BytesSource(bytes.clone());
+    let sent = repository.upload_blob(&describe(&bytes), &source).await.unwrap();
+    assert!(matches!(sent, Uploaded::Sent { .. }));
+    assert_eq!(registry.blob("a", &Digest::of(&bytes)).unwrap(), bytes);
+    // What was learned of the origin spares the next blob the detour.
+    registry.forget_log();
+    let bytes = content((5 << 20) + 1);
+    let source = BytesSource(bytes.clone());
+    repository.upload_blob(&describe(&bytes), &source).await.unwrap();
+    assert_eq!(registry.received(), bytes.len() as u64);
+    assert!(registry.log().iter().all(|seen| seen.status != 413));
+}
+
+#[tokio::test]
+async fn a_registry_that_wants_large_pieces_gets_them() {
+    let registry = FaultRegistry::start().await;
+    let least = (PIECE + (1 << 20)).to_string();
+    registry.fault(
+        1,
+        Method::POST,
+        "uploads",
+        Fault::Header("oci-chunk-min-length", Some(least)),
+    );
+    let bytes = content(2 * PIECE + (3 << 20));
+    let mut upload = registry.anonymous("a").begin_upload().await.unwrap();
+    upload.write(bytes.clone()).await.unwrap();
+    upload.commit(&Digest::of(&bytes)).await.unwrap();
+    let pieces: Vec<u64> = registry
+        .log()
+        .iter()
+        .filter(|seen| seen.method == Method::PATCH)
+        .map(|seen| seen.body)
+        .collect();
+    assert_eq!(pieces, [(PIECE + (1 << 20)) as u64; 2]);
+}
+
+#[rstest]
+#[case::metadata("http://169.254.169.254/latest/meta-data")]
+#[case::mapped("http://[::ffff:169.254.169.254]/")]
+#[case::no_address("http://0.0.0.0/")]
+#[case::link("http://[fe80::1]/")]
+#[tokio::test]
+async fn a_registry_cannot_send_the_client_to_the_addresses_of_the_cloud(#[case] url: &str) {
+    let registry = FaultRegistry::start().await;
+    let elsewhere = vec![("location", url.to_owned())];
+    registry.fault(
+        1,
+        Method::GET,
+        "/blobs/",
+        Fault::Answer(307, elsewhere, String::new()),
+    );
+    let error = read(&registry.repository("a"), b"hello", 0).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::OriginForbidden, "{error}");
+}

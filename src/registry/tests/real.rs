@@ -23,21 +23,13 @@ fn binary() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("SLIPWAY_REGISTRY_BIN") {
         return Some(path.into());
     }
-    let tools = PathBuf::from(std::env::var_os("HOME")?).join(".cache/slipway/tools");
-    let built = std::fs::read_dir(tools)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-        .map(|folder| folder.path().join("registry"));
-    let path = std::env::var_os("PATH")?;
-    let installed = std::env::split_paths(&path).map(|folder| folder.join("registry"));
-    built.chain(installed).find(|path| path.is_file())
+    super::tool("registry")
 }
 
 /// A running registry; it ends with the test.
-struct Real {
+pub(super) struct Real {
     process: Child,
-    host: String,
+    pub(super) host: String,
     _folder: tempfile::TempDir,
 }
 
@@ -81,7 +73,7 @@ fn certificate(folder: &Path) -> Option<(PathBuf, PathBuf)> {
 }
 
 impl Real {
-    async fn start() -> Option<Self> {
+    pub(super) async fn start() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         Self::start_in(folder, &json!({})).await
     }
@@ -128,7 +120,7 @@ impl Real {
         panic!("the registry does not answer");
     }
 
-    fn repository(&self, name: &str) -> Repository {
+    pub(super) fn repository(&self, name: &str) -> Repository {
         let options = ClientOptions {
             plain_http: [self.host.clone()].into(),
             ..ClientOptions::default()
@@ -182,6 +174,7 @@ async fn a_real_registry_takes_and_gives_everything() {
         .unwrap();
     assert_eq!(source.tags().await.unwrap(), ["v1"]);
     let other = Real::start().await.unwrap();
+    let source = source.into();
     let image = read_image(&source, "v1", &[]).await.unwrap();
     let targets = [real.repository("copy"), other.repository("copy")].map(|repository| Target {
         repository,

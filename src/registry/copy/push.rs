@@ -1,0 +1,370 @@
+//! An image on its way to its targets: the order of the steps, and the blobs.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream, try_join};
+use tokio::sync::Semaphore;
+
+use super::{
+    BlobCounters, BlobSource, BlobState, CopyError, Image, Listener, Progress, ReferrerCounters, TagPolicy,
+    share::Meeting,
+};
+use crate::{
+    image::{Descriptor, Digest},
+    registry::{
+        client::Repository,
+        error::RegistryError,
+        source::{ByteStream, ImageSource, SourceBlob},
+        upload::{Meter, Mount, PendingUpload, Uploaded},
+    },
+};
+
+/// Targets at a time.
+const TARGETS: usize = 8;
+/// Requests at a time for each target: where every answer takes 80 ms, sixty layers still go in a few rounds.
+pub(super) const REQUESTS: usize = 16;
+/// Blobs that are sent at a time for each target, where all of them are large. A connection holds up to half a
+/// MiB of buffers, and a pod has a small memory limit.
+const LARGE_BLOBS: u32 = 6;
+/// From here on a blob's bytes take longer than its requests.
+const LARGE: u64 = 4 << 20;
+/// Shares of the sending for one target; a small blob takes one of them.
+const SHARES: u32 = 12;
+
+/// Where an image goes.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The repository, with the identity that may write there.
+    pub repository: Repository,
+    /// Written last, one by one.
+    pub tags: Vec<String>,
+    /// What happens to a tag that points elsewhere.
+    pub policy: TagPolicy,
+}
+
+/// How one target ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Where each tag pointed to before, in the target's order; empty where that was not learned.
+    pub previous: Vec<Option<Digest>>,
+    /// What became of the blobs.
+    pub blobs: BlobCounters,
+    /// What became of what refers to the image.
+    pub referrers: ReferrerCounters,
+    /// Whether any manifest or tag was written.
+    pub changed: bool,
+    /// Whether everything is there and verified.
+    pub result: Result<(), CopyError>,
+}
+
+/// Brings an image to every target; what one refuses concerns no other. The outcomes are in the order of
+/// the targets.
+///
+/// A blob that several targets lack is read once, as long as they keep pace with each other.
+pub async fn push_all(
+    image: &Image,
+    source: &ImageSource,
+    targets: &[Target],
+    listener: Option<Listener>,
+) -> Vec<Outcome> {
+    // Targets beyond those that go at a time come too late for everybody else.
+    let meeting = Meeting::new(targets.len().min(TARGETS));
+    stream::iter(targets.iter().enumerate())
+        .map(|(index, target)| {
+            let meeting = if index < TARGETS {
+                Arc::clone(&meeting)
+            } else {
+                Meeting::new(1)
+            };
+            let push = Push::new(image, source, target, index, meeting, listener.clone());
+            async move { push.run().await }
+        })
+        .buffered(TARGETS)
+        .collect()
+        .await
+}
+
+/// One image on its way to one target.
+pub(super) struct Push<'a> {
+    pub(super) image: &'a Image,
+    source: &'a ImageSource,
+    pub(super) repository: Repository,
+    pub(super) target: &'a Target,
+    pub(super) index: usize,
+    meeting: Arc<Meeting>,
+    listener: Option<Listener>,
+    /// The repository to mount from.
+    mount_from: Option<String>,
+    /// Whether the registry mounts from there. Unknown until the first try, which the other blobs wait for:
+    /// sixteen refusals at once tell no more than one.
+    mounts: tokio::sync::Mutex<Option<bool>>,
+    shares: Semaphore,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) blobs: BlobCounters,
+    pub(super) referrers: ReferrerCounters,
+    pub(super) changed: bool,
+    /// Blobs and manifests that were seen with their sizes at the target during this push.
+    pub(super) proven: HashSet<Digest>,
+}
+
+impl<'a> Push<'a> {
+    fn new(
+        image: &'a Image,
+        source: &'a ImageSource,
+        target: &'a Target,
+        index: usize,
+        meeting: Arc<Meeting>,
+        listener: Option<Listener>,
+    ) -> Self {
+        let repository = &target.repository;
+        let mount_from = mount_source(source, repository);
+        let sources: Vec<&str> = mount_from.iter().map(String::as_str).collect();
+        Self {
+            repository: repository.for_push(&sources),
+            image,
+            source,
+            target,
+            index,
+            meeting,
+            listener,
+            mounts: tokio::sync::Mutex::default(),
+            mount_from,
+            shares: Semaphore::new(SHARES as usize),
+            state: Mutex::default(),
+        }
+    }
+
+    async fn run(self) -> Outcome {
+        self.tell(Progress::Started {
+            target: self.index,
+            blobs: self.image.blobs(),
+            bytes: self.image.bytes(),
+        });
+        let mut previous = Vec::new();
+        let result = self.steps(&mut previous).await;
+        self.meeting.leave(self.index, |digest| self.source_blob(digest));
+        self.tell(Progress::Ended { target: self.index });
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Outcome {
+            previous,
+            blobs: state.blobs,
+            referrers: state.referrers,
+            changed: state.changed,
+            result,
+        }
+    }
+
+    async fn steps(&self, previous: &mut Vec<Option<Digest>>) -> Result<(), CopyError> {
+        if self.target.policy == TagPolicy::Immutable {
+            *previous = self.read_tags().await?;
+            self.refuse_taken_tags(previous)?;
+        }
+        let tags = async {
+            if previous.is_empty() {
+                *previous = self.read_tags().await?;
+            }
+            Ok(())
+        };
+        // Each answer takes a round trip, so everything that can be asked is asked at once.
+        let ((), served, ()) = try_join!(tags, self.serves_root(), self.bring_blobs())?;
+        let moved = self.bring_manifests(served, previous).await?;
+        self.bring_referrers().await?;
+        let written = self.move_tags(previous, &moved).await?;
+        self.verify(served, &written).await
+    }
+
+    async fn bring_blobs(&self) -> Result<(), CopyError> {
+        stream::iter(&self.image.blobs)
+            .map(|blob| self.bring_blob(blob))
+            .buffer_unordered(REQUESTS)
+            .try_collect()
+            .await
+    }
+
+    async fn bring_blob(&self, blob: &Descriptor) -> Result<(), CopyError> {
+        // Another push of this process may be sending it.
+        let _turn = self.repository.turn(blob.digest.as_str()).await;
+        if self.repository.has_blob(blob).await? {
+            self.count(blob, BlobState::Existed);
+            return Ok(());
+        }
+        match self.mount(&blob.digest).await? {
+            Mount::Mounted => {
+                self.count(blob, BlobState::Mounted);
+                Ok(())
+            }
+            Mount::Upload(pending) => self.send_blob(blob, Some(pending)).await,
+            Mount::Unavailable => self.send_blob(blob, None).await,
+        }
+    }
+
+    async fn mount(&self, digest: &Digest) -> Result<Mount, CopyError> {
+        let Some(from) = &self.mount_from else {
+            return Ok(Mount::Unavailable);
+        };
+        let mut known = self.mounts.lock().await;
+        match *known {
+            Some(false) => return Ok(Mount::Unavailable),
+            Some(true) => drop(known),
+            None => {
+                let mount = self.repository.mount_blob(digest, from).await?;
+                *known = Some(!matches!(mount, Mount::Unavailable));
+                return Ok(mount);
+            }
+        }
+        let mount = self.repository.mount_blob(digest, from).await?;
+        if matches!(mount, Mount::Unavailable) {
+            *self.mounts.lock().await = Some(false);
+        }
+        Ok(mount)
+    }
+
+    pub(super) async fn send_blob(
+        &self,
+        blob: &Descriptor,
+        pending: Option<PendingUpload>,
+    ) -> Result<(), CopyError> {
+        let weight = if blob.size < LARGE {
+            1
+        } else {
+            SHARES / LARGE_BLOBS
+        };
+        // The semaphore is never closed, so there is always a permit in the end.
+        let _share = self.shares.acquire_many(weight).await.ok();
+        let source = SharedBlob {
+            meeting: Arc::clone(&self.meeting),
+            target: self.index,
+            blob: SourceBlob {
+                source: self.source.clone(),
+                descriptor: blob.clone(),
+            },
+        };
+        let result = self
+            .repository
+            .send_blob(blob, &source, pending, self.meter(blob))
+            .await;
+        match result {
+            Ok(Uploaded::Sent { bytes, resumed }) => {
+                let mut state = self.state();
+                state.blobs.bytes_uploaded += signed(bytes);
+                state.blobs.resumed += i64::from(resumed);
+                drop(state);
+                self.count(blob, BlobState::Uploaded);
+                Ok(())
+            }
+            Ok(Uploaded::Existed) => {
+                self.count(blob, BlobState::Existed);
+                Ok(())
+            }
+            Err(RegistryError::Source { digest, .. }) if !blob.urls.is_empty() => {
+                Err(CopyError::Foreign { digest })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn count(&self, blob: &Descriptor, became: BlobState) {
+        {
+            let mut state = self.state();
+            let saved = signed(blob.size);
+            match became {
+                BlobState::Existed => {
+                    state.blobs.existed += 1;
+                    state.blobs.bytes_saved += saved;
+                }
+                BlobState::Mounted => {
+                    state.blobs.mounted += 1;
+                    state.blobs.bytes_saved += saved;
+                }
+                BlobState::Uploaded => state.blobs.uploaded += 1,
+                BlobState::Sending(_) => {}
+            }
+            // Of a mounted blob only the registry's word is known yet.
+            if became != BlobState::Mounted {
+                state.proven.insert(blob.digest.clone());
+            }
+        }
+        if let Some(blob) = self.source_blob(&blob.digest) {
+            self.meeting.settle(self.index, &blob);
+        }
+        self.tell(Progress::Blob {
+            target: self.index,
+            digest: blob.digest.clone(),
+            state: became,
+        });
+    }
+
+    /// Takes back what [`Self::count`] counted for a blob that turned out to be missing.
+    pub(super) fn forget(&self, blob: &Descriptor) {
+        let mut state = self.state();
+        if state.proven.remove(&blob.digest) && state.blobs.existed > 0 {
+            state.blobs.existed -= 1;
+            state.blobs.bytes_saved -= signed(blob.size);
+        }
+    }
+
+    fn source_blob(&self, digest: &Digest) -> Option<SourceBlob> {
+        let descriptor = self.image.blobs.iter().find(|blob| blob.digest == *digest)?;
+        Some(SourceBlob {
+            source: self.source.clone(),
+            descriptor: descriptor.clone(),
+        })
+    }
+
+    fn meter(&self, blob: &Descriptor) -> Option<Meter> {
+        let listener = self.listener.clone()?;
+        let (target, digest) = (self.index, blob.digest.clone());
+        Some(Arc::new(move |bytes| {
+            listener(Progress::Blob {
+                target,
+                digest: digest.clone(),
+                state: BlobState::Sending(bytes),
+            });
+        }))
+    }
+
+    pub(super) fn tell(&self, progress: Progress) {
+        if let Some(listener) = &self.listener {
+            listener(progress);
+        }
+    }
+
+    pub(super) fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The repository that blobs of a source can be mounted from, if it is another one of the target's registry.
+pub(super) fn mount_source(source: &ImageSource, target: &Repository) -> Option<String> {
+    let source = source.repository()?;
+    (source.registry() == target.registry() && source.name() != target.name())
+        .then(|| source.name().to_owned())
+}
+
+/// A blob that other targets may want at the same time.
+struct SharedBlob {
+    meeting: Arc<Meeting>,
+    target: usize,
+    blob: SourceBlob,
+}
+
+impl BlobSource for SharedBlob {
+    async fn open(&self, offset: u64) -> Result<ByteStream, std::io::Error> {
+        if offset == 0 {
+            self.meeting.join(self.target, &self.blob).await
+        } else {
+            self.blob.open(offset).await
+        }
+    }
+}
+
+fn signed(size: u64) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
