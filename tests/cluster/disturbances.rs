@@ -12,13 +12,13 @@ use kube::{
     runtime::wait::await_condition,
 };
 use serde_json::{Value, json};
-use slipway::api::v1alpha1::{BuildPhase, OCIRecipe, OCIRecipeBuild};
+use slipway::api::v1alpha1::{BuildPhase, OCIRecipe, OCIRecipeBuild, condition};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
     doors::Door,
     processes::Process,
-    support::{Arena, LIMIT, image_script, inline, kubectl, run, shell, with},
+    support::{Arena, LIMIT, REGISTRY, REGISTRY_ADDRESS, image_script, inline, kubectl, run, shell, with},
 };
 
 const SYSTEM: &str = "slipway-system";
@@ -313,13 +313,24 @@ async fn staging_that_is_down_for_a_minute_in_mid_collect_delays_builds_and_cost
         let platform = &status.platforms[0];
         assert_eq!(platform.attempt, attempts, "{name}");
         assert_eq!(arena.history.count(name), usize::try_from(attempts).unwrap());
-        // Every layer is there, and is what its digest says.
-        let image = status.image.unwrap();
-        let staging = image.reference.replace(
-            "slipway-staging.slipway-system.svc.cluster.local",
-            &staging_address(&arena.client).await,
-        );
-        run("crane", &["validate", "--insecure", "--remote", &staging], None)
+        // Every layer is there, and is what its digest says: a push reads them all, and crane what it made of them.
+        arena
+            .apply(&json!({
+                "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPush", "metadata": { "name": name },
+                "spec": {
+                    "source": { "buildRef": { "name": name } },
+                    "targets": [{ "repository": format!("{REGISTRY}/{}/{name}", arena.namespace), "tags": ["edge"] }],
+                },
+            }))
+            .await;
+        arena
+            .push_until(name, "uploaded", |push| {
+                let conditions = push.status.as_ref().map_or(&[][..], |status| &status.conditions);
+                condition::is_true(conditions, condition::SUCCEEDED)
+            })
+            .await;
+        let target = format!("{REGISTRY_ADDRESS}/{}/{name}:edge", arena.namespace);
+        run("crane", &["validate", "--insecure", "--remote", &target], None)
             .await
             .unwrap();
     }
@@ -357,16 +368,4 @@ async fn first_layer(arena: &Arena, pod: &str) {
     tokio::time::timeout(LIMIT, stored)
         .await
         .expect("no layer was stored");
-}
-
-async fn staging_address(client: &Client) -> String {
-    let services = Api::<Service>::namespaced(client.clone(), SYSTEM);
-    services
-        .get(Outage::SERVICE)
-        .await
-        .unwrap()
-        .spec
-        .unwrap()
-        .cluster_ip
-        .unwrap()
 }

@@ -14,6 +14,9 @@ use crate::image::compress::{Compression, Decoder};
 /// Larger ones are large for a limit's sake only.
 const SIZE_LIMIT: usize = 1 << 20;
 
+/// skopeo takes the empty list of one view and loses the layers that the other view has, without a word.
+const LOST_BY_SKOPEO: [&str; 1] = ["T1-manifest-without-layers"];
+
 /// Diff IDs as skopeo reads them, by copying the image and hashing what its layers decompress to.
 fn by_skopeo(transport: &str, archive: &Path) -> Option<Vec<Digest>> {
     let folder = tempfile::tempdir().unwrap();
@@ -35,7 +38,7 @@ fn by_skopeo(transport: &str, archive: &Path) -> Option<Vec<Digest>> {
         let (_, hex) = layer["digest"].as_str().unwrap().split_once(':').unwrap();
         let stored = std::fs::read(folder.path().join(hex)).unwrap();
         let mut plain = Vec::new();
-        Decoder::new(Compression::sniff(&stored), &stored[..], 1000, 1 << 20)
+        Decoder::new(Compression::sniff(&stored), &stored[..], 1_000_000, 1 << 20)
             .read_to_end(&mut plain)
             .unwrap();
         Digest::of(&plain)
@@ -59,7 +62,10 @@ fn skopeo_reads_the_same_layers() {
         let Some(Given::Bytes(archive)) = accepted else {
             continue;
         };
-        if archive.len() > SIZE_LIMIT || !seen.insert(Digest::of(&archive)) {
+        if LOST_BY_SKOPEO.contains(&case.name)
+            || archive.len() > SIZE_LIMIT
+            || !seen.insert(Digest::of(&archive))
+        {
             continue;
         }
         let ours = verify(&archive).unwrap();
