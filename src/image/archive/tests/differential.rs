@@ -14,8 +14,9 @@ use crate::image::compress::{Compression, Decoder};
 /// Larger ones are large for a limit's sake only.
 const SIZE_LIMIT: usize = 1 << 20;
 
-/// skopeo takes the empty list of one view and loses the layers that the other view has, without a word.
-const LOST_BY_SKOPEO: [&str; 1] = ["T1-manifest-without-layers"];
+/// In these the list of layers in `manifest.json` is wrong. Configuration and index agree on the right one, which is
+/// taken here; skopeo believes the list, and loses or swaps layers without a word.
+const BELIEVED_BY_SKOPEO: [&str; 2] = ["T1-manifest-without-layers", "T1-layers-in-another-order"];
 
 /// Diff IDs as skopeo reads them, by copying the image and hashing what its layers decompress to.
 fn by_skopeo(transport: &str, archive: &Path) -> Option<Vec<Digest>> {
@@ -53,7 +54,7 @@ fn skopeo_reads_the_same_layers() {
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("archive");
-    let (mut seen, mut same, mut only_ours) = (HashSet::new(), 0, Vec::new());
+    let (mut seen, mut same, mut only_ours, mut differ) = (HashSet::new(), 0, Vec::new(), Vec::new());
     for case in corpus::groups().into_iter().flat_map(|(_, cases)| cases()) {
         let accepted = match case.refused {
             None => Some(case.archive),
@@ -62,7 +63,7 @@ fn skopeo_reads_the_same_layers() {
         let Some(Given::Bytes(archive)) = accepted else {
             continue;
         };
-        if LOST_BY_SKOPEO.contains(&case.name)
+        if BELIEVED_BY_SKOPEO.contains(&case.name)
             || archive.len() > SIZE_LIMIT
             || !seen.insert(Digest::of(&archive))
         {
@@ -82,7 +83,9 @@ fn skopeo_reads_the_same_layers() {
         }
         for theirs in &read {
             let ours: Vec<&Digest> = image.diff_ids.iter().collect();
-            assert_eq!(theirs.iter().collect::<Vec<_>>(), ours, "{}", case.name);
+            if theirs.iter().collect::<Vec<_>>() != ours {
+                differ.push(case.name);
+            }
         }
         same += usize::from(!read.is_empty());
     }
@@ -90,5 +93,6 @@ fn skopeo_reads_the_same_layers() {
         "differential: {same} archives read alike, {} only here: {only_ours:?}",
         only_ours.len()
     );
+    assert!(differ.is_empty(), "read to other layers: {differ:?}");
     assert!(same > 80, "{same}; only here: {only_ours:?}");
 }
