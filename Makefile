@@ -108,9 +108,8 @@ bench-overhead: binary up images ## Seconds and API requests of a build, beside 
 	eval "$$(hack/cluster/cluster env)"; cargo bench --locked --profile dev --bench overhead
 
 .PHONY: bench-layers
-bench-layers: ## Archive to registry, beside skopeo, crane and regctl: seconds, memory, bytes
-	cargo build --locked --release
-	hack/bench/layers --binary target/release/slipway
+bench-layers: binary ## Archive to registry, beside skopeo, crane and regctl: seconds, memory, bytes
+	hack/bench/layers --binary $(BINARY)
 
 .PHONY: bench-push
 bench-push: binary ## Pushes beside skopeo, crane and regctl, with 0, 20 and 80 ms of delay
