@@ -1,7 +1,7 @@
 //! What the operator adds to the work: a build beside one bare pod that does the same, in one run on one cluster.
 //!
-//! `make bench-overhead`, or parts of it: `cargo bench --bench overhead -- sequential at-once requests memory`. Ratios count; the seconds are this machine's. Needs KUBECONFIG and the audit log of
-//! `hack/cluster`.
+//! `make bench-overhead`, or parts of it: `cargo bench --bench overhead -- sequential at-once requests memory`.
+//! Ratios count; the seconds are this machine's. Needs KUBECONFIG and the audit log of `hack/cluster`.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,21 +9,25 @@
     reason = "a measurement that cannot go on says so by ending"
 )]
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Instant};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream::FuturesUnordered};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Namespace, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client, Resource as _, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt as _, watcher},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use slipway::api::v1alpha1::{
-    BuildPhase, ClusterBuildStrategy, OCIRecipeBuild, RegistryPolicy, RegistryUploadStatus,
+    BuildPhase, ClusterBuildStrategy, OCIRecipeBuild, RegistryPolicy, RegistryPush, RegistryUploadStatus,
 };
 
 const SOURCE: &str = "http://git.slipway-demo.svc.cluster.local/bench.git";
@@ -90,6 +94,12 @@ async fn main() {
     }
     if asked("builds-at-once") || asked("at-once") {
         let built = bench.builds_at_once().await;
+        if let Some(pods) = pods {
+            println!("  FullyBuilt {:.2} x the bare pods", built / pods);
+        }
+    }
+    if asked("unpushed-at-once") || asked("at-once") {
+        let built = bench.unpushed_at_once().await;
         if let Some(pods) = pods {
             println!("  FullyBuilt {:.2} x the bare pods", built / pods);
         }
@@ -161,6 +171,22 @@ impl Bench {
         built
     }
 
+    /// What of the time at once is the builds' own: nothing is pushed beside them.
+    async fn unpushed_at_once(&self) -> f64 {
+        let mut recipe = self.recipe();
+        recipe["pushRules"] = json!([]);
+        let builds: FuturesUnordered<_> = (0..AT_ONCE)
+            .map(|n| {
+                let recipe = recipe.clone();
+                async move { self.time(&format!("unpushed-builds-{n}"), recipe).await }
+            })
+            .collect();
+        let times = builds.collect::<Vec<_>>().await;
+        let built = times.iter().map(|time| time.0).fold(0.0, f64::max);
+        println!("{AT_ONCE} builds at once that push nothing, FullyBuilt {built:6.2} s");
+        built
+    }
+
     /// Requests of one build in the API server's audit log.
     async fn requests(&self) {
         let Some(path) = audit_log() else {
@@ -220,33 +246,70 @@ impl Bench {
         }
     }
 
+    /// The operator's memory beside finished builds, each with its finished push, and after a burst of new ones.
     async fn memory(&self) {
-        let Some(before) = operator_memory() else {
+        if operator_memory().is_none() {
             println!("memory: SKIPPED, the operator is not a process of this machine");
             return;
-        };
+        }
         let builds: Api<OCIRecipeBuild> = Api::namespaced(self.client.clone(), &self.namespace);
+        let pushes: Api<RegistryPush> = Api::namespaced(self.client.clone(), &self.namespace);
         self.time_build("model").await;
-        let status = builds.get("model").await.unwrap().status.unwrap();
+        let model = (
+            builds.get("model").await.unwrap(),
+            pushes.get("model-push-1").await.unwrap(),
+        );
+        // Nobody is there to take the copies for work before their statuses say that it is done.
+        self.scale_operator(0).await;
         let copies = futures_util::stream::iter(0..FINISHED).map(|n| {
-            let (builds, status) = (builds.clone(), status.clone());
+            let (name, builds, pushes, model) = (format!("finished-{n}"), &builds, &pushes, &model);
             async move {
-                let name = format!("finished-{n}");
-                // Cancelled from the start, so that no pod is made before the status is there.
-                let mut spec = self.recipe();
-                spec["pushRules"] = json!([]);
-                let document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild", "metadata": { "name": name }, "spec": { "recipe": spec, "cancel": true } });
-                builds.create(&PostParams::default(), &serde_json::from_value(document).unwrap()).await.unwrap();
-                let patch = json!({ "status": status });
-                builds.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+                let build = copy(builds, &model.0, &name, json!({}), vec![]).await;
+                let owner = build.controller_owner_ref(&()).into_iter().collect();
+                let labels = json!({ "app.kubernetes.io/managed-by": "slipway", "slipway.dev/build": name });
+                copy(pushes, &model.1, &format!("{name}-push-1"), labels, owner).await;
             }
         });
         copies.buffer_unordered(8).collect::<Vec<_>>().await;
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        // Their pods' names follow from identities that copies do not share, so the first start writes each once;
+        // the second finds nothing to do. A new build that ends has waited behind all the others.
+        for start in ["first", "second"] {
+            self.scale_operator(1).await;
+            self.time_build(start).await;
+            if start == "first" {
+                self.scale_operator(0).await;
+            }
+        }
+        let resting = operator_memory().unwrap_or_default();
+        let burst: FuturesUnordered<_> = (0..AT_ONCE)
+            .map(async |n| self.time_build(&format!("burst-{n}")).await)
+            .collect();
+        burst.collect::<Vec<_>>().await;
         println!(
-            "operator memory: {before} MiB, with {FINISHED} more finished builds {} MiB",
+            "operator memory: {resting} MiB with {FINISHED} finished builds, {} MiB after {AT_ONCE} more at once",
             operator_memory().unwrap_or_default()
         );
+    }
+
+    async fn scale_operator(&self, replicas: u32) {
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), "slipway-system");
+        let patch = json!({ "spec": { "replicas": replicas } });
+        deployments
+            .patch_scale("slipway", &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap();
+        let ready = |deployment: Option<&Deployment>| {
+            let status = deployment.and_then(|deployment| deployment.status.as_ref());
+            let [all, ready] = [
+                status.and_then(|s| s.replicas),
+                status.and_then(|s| s.ready_replicas),
+            ]
+            .map(Option::unwrap_or_default);
+            all == ready && i64::from(all) == i64::from(replicas)
+        };
+        kube::runtime::wait::await_condition(deployments, "slipway", ready)
+            .await
+            .unwrap();
     }
 
     fn recipe(&self) -> Value {
@@ -259,8 +322,16 @@ impl Bench {
 
     /// Seconds until FullyBuilt and until Uploaded.
     async fn time_build(&self, name: &str) -> (f64, f64) {
+        self.time(name, self.recipe()).await
+    }
+
+    /// As [`Self::time_build`]; of a recipe without push rules both are FullyBuilt's.
+    async fn time(&self, name: &str, recipe: Value) -> (f64, f64) {
         let builds: Api<OCIRecipeBuild> = Api::namespaced(self.client.clone(), &self.namespace);
-        let document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild", "metadata": { "name": name }, "spec": { "recipe": self.recipe() } });
+        let pushes = recipe["pushRules"]
+            .as_array()
+            .is_some_and(|rules| !rules.is_empty());
+        let document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild", "metadata": { "name": name }, "spec": { "recipe": recipe } });
         let mut stream = std::pin::pin!(watcher::watch_object(builds.clone(), name).default_backoff());
         assert!(
             stream.try_next().await.unwrap().unwrap().is_none(),
@@ -289,7 +360,7 @@ impl Bench {
             );
             if status.phase == BuildPhase::FullyBuilt {
                 let built = *built.get_or_insert_with(|| begun.elapsed().as_secs_f64());
-                if status.registry_upload_status == RegistryUploadStatus::Uploaded {
+                if !pushes || status.registry_upload_status == RegistryUploadStatus::Uploaded {
                     return (built, begun.elapsed().as_secs_f64());
                 }
             }
@@ -384,6 +455,32 @@ impl Bench {
             }
         }
     }
+}
+
+/// `model` under another name, its status included. What it refers to stays, so that nothing is left to be done.
+async fn copy<K>(api: &Api<K>, model: &K, name: &str, labels: Value, owners: Vec<OwnerReference>) -> K
+where
+    K: kube::Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+{
+    let mut copy = serde_json::to_value(model).unwrap();
+    // A build names its pushes.
+    let status = copy["status"]
+        .to_string()
+        .replace("\"model-", &format!("\"{}-", name.trim_end_matches("-push-1")));
+    copy["status"] = serde_json::from_str(&status).unwrap();
+    copy["metadata"] = json!({ "name": name, "labels": labels, "ownerReferences": owners });
+    let made = api
+        .create(
+            &PostParams::default(),
+            &serde_json::from_value(copy.clone()).unwrap(),
+        )
+        .await
+        .unwrap();
+    let patch = json!({ "status": copy["status"] });
+    api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .unwrap();
+    made
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -71,10 +71,10 @@ where
 {
     let (store, mut writer) = reflector::store::<K>();
     let (gate, readiness) = watch::channel(Gate::Starting);
+    let shown = store.clone();
     let task = async move {
         let backoff = watcher::DefaultBackoff::default();
         let mut events = std::pin::pin!(watcher(api, config).backoff(backoff));
-        let mut listed = Vec::new();
         while let Some(event) = events.next().await {
             let event = match event {
                 Ok(event) => event,
@@ -95,34 +95,22 @@ where
             let change = match &event {
                 watcher::Event::Apply(object) => Some(Change::Present(Arc::new(object.clone()))),
                 watcher::Event::Delete(object) => Some(Change::Gone(Arc::new(object.clone()))),
-                watcher::Event::Init => {
-                    listed.clear();
-                    None
-                }
-                watcher::Event::InitApply(object) => {
-                    listed.push(Arc::new(object.clone()));
-                    None
-                }
-                watcher::Event::InitDone => None,
+                watcher::Event::Init | watcher::Event::InitApply(_) | watcher::Event::InitDone => None,
             };
             let done = matches!(event, watcher::Event::InitDone);
             writer.apply_watcher_event(&event);
             if done || *gate.borrow() != Gate::Ready && change.is_some() {
                 gate.send_replace(Gate::Ready);
             }
-            change
+            let listed = if done { shown.state() } else { Vec::new() };
+            listed
                 .into_iter()
-                .chain(listed_if(done, &mut listed))
+                .map(Change::Present)
+                .chain(change)
                 .for_each(&tell);
         }
     };
     (store, readiness, task)
-}
-
-fn listed_if<K>(done: bool, listed: &mut Vec<Arc<K>>) -> impl Iterator<Item = Change<K>> {
-    if done { std::mem::take(listed) } else { Vec::new() }
-        .into_iter()
-        .map(Change::Present)
 }
 
 /// The event with its object decoded and trimmed; an object that cannot be decoded is skipped, not fatal.
