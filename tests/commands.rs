@@ -10,6 +10,7 @@
 use std::{
     fs,
     io::Write as _,
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -173,4 +174,20 @@ fn no_archive_is_refused_with_a_reason() {
         assert_eq!((code(&output), &document(&output)["reason"]), (1, &reason.into()));
     }
     assert_eq!(code(&slipway(&["inspect"], folder.path())), 2);
+}
+
+#[test]
+fn as_a_plugin_of_kubectl_push_means_the_clusters() {
+    for (name, says) in [
+        ("slipway", "Bring an image to repositories"),
+        ("/usr/local/bin/kubectl-slipway", "Have the cluster push"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_slipway"))
+            .arg0(name)
+            .args(["push", "--help"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(says), "{name}: {text}");
+    }
 }

@@ -1,6 +1,10 @@
 //! The command line: thin; each command parses its flags and calls one room.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::{
@@ -22,12 +26,30 @@ mod registry;
 
 /// Turns recipes into container images and gets them, provably intact, into registries.
 ///
-/// Installed as `kubectl-slipway` it is a kubectl plugin: `kubectl slipway build web`.
+/// Installed as `kubectl-slipway` it is a kubectl plugin: `kubectl slipway build web`. There `push` is `schedule-push`.
 #[derive(Debug, Parser)]
 #[command(name = "slipway", version, propagate_version = true)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
+}
+
+impl Arguments {
+    /// What was typed, the program's name first; ends the process on a usage error, with code 2.
+    ///
+    /// Who works through kubectl means the cluster's pushes, so under the plugin's name `push` schedules one.
+    pub fn from_words(words: impl Iterator<Item = OsString>) -> Self {
+        let mut words: Vec<OsString> = words.collect();
+        if let [program, command, ..] = words.as_mut_slice()
+            && Path::new(program)
+                .file_name()
+                .is_some_and(|name| name == "kubectl-slipway")
+            && command == "push"
+        {
+            *command = "schedule-push".into();
+        }
+        Self::parse_from(words)
+    }
 }
 
 #[derive(Debug, Subcommand)]
