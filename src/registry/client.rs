@@ -9,9 +9,10 @@ use super::{
     auth::Tokens,
     credentials::Credentials,
     error::{Operation, Place, RegistryError},
+    network::Network,
     pace::Backoff,
     reference::Reference,
-    transport::{Body, Call, Identity, Network},
+    transport::{Body, Call, Identity},
     turns::Turn,
 };
 

@@ -8,9 +8,10 @@ use http::{
 use serde::Deserialize;
 
 use super::{
+    answer::Answer,
     client::Repository,
     error::{Operation, RegistryError},
-    transport::{Answer, Body},
+    transport::Body,
 };
 use crate::image::{Digest, media_type};
 

@@ -6,6 +6,7 @@
 //! Knows nothing of Kubernetes, of plans and of reports; those are `agent::push`'s.
 
 mod addresses;
+mod answer;
 mod auth;
 mod blob;
 mod client;
@@ -15,10 +16,12 @@ mod docker_config;
 mod error;
 mod local;
 mod manifest;
+mod network;
 mod pace;
 mod reference;
 mod referrers;
 mod source;
+mod token_server;
 mod transport;
 mod turns;
 mod upload;

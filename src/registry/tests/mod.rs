@@ -4,14 +4,17 @@ mod auth;
 mod blobs;
 mod conformance;
 mod copies;
+mod destinations;
 mod local;
 mod manifests;
+mod pieces;
 mod profiles;
 mod real;
 mod referrers;
 mod rows;
 mod sharing;
 mod signed;
+mod uploads;
 
 use std::path::PathBuf;
 

@@ -344,22 +344,26 @@ const FAULTS: [Row; 16] = [
 ];
 
 /// Every source file that has tests of the client.
-const SOURCES: [&str; 18] = [
+const SOURCES: [&str; 22] = [
     include_str!("auth.rs"),
     include_str!("blobs.rs"),
     include_str!("conformance.rs"),
     include_str!("copies.rs"),
+    include_str!("destinations.rs"),
     include_str!("local.rs"),
     include_str!("manifests.rs"),
+    include_str!("pieces.rs"),
     include_str!("profiles.rs"),
     include_str!("real.rs"),
     include_str!("referrers.rs"),
     include_str!("sharing.rs"),
+    include_str!("uploads.rs"),
     include_str!("../addresses.rs"),
     include_str!("../auth.rs"),
     include_str!("../error.rs"),
     include_str!("../pace.rs"),
     include_str!("../reference.rs"),
+    include_str!("../answer.rs"),
     include_str!("../transport.rs"),
     include_str!("../upload/learned.rs"),
     include_str!("../../image/digest.rs"),

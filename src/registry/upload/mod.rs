@@ -18,10 +18,10 @@ use http::{
 use reqwest::Url;
 
 use super::{
+    answer::{Answer, location},
     client::Repository,
     error::{Operation, RegistryError},
     source::BlobSource,
-    transport::{Answer, location},
 };
 use crate::image::{Descriptor, Digest};
 pub(super) use learned::Learned;
