@@ -29,8 +29,9 @@ mod upload;
 pub use blob::BlobStream;
 pub use client::{Client, ClientOptions, Repository, Timeouts};
 pub use copy::{
-    BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, ReferrerCounters,
-    Survey, TagPolicy, Target, push_all, read_image, read_referrers, survey,
+    BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, Proof, PushOptions,
+    ReferrerCounters, Survey, TagPolicy, Target, approach, push_all, push_all_with, read_image,
+    read_referrers, survey,
 };
 pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::{Operation, Place, RegistryError};

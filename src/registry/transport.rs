@@ -328,7 +328,7 @@ impl Call<'_> {
         .ok_or_else(|| self.unreachable(stalled(network.options.timeouts.idle)))?
         .map_err(|error| self.lost(&error.without_url()))?;
         if url.origin() == self.home.origin() {
-            network.reached.learn(&self.at.origin, response.remote_addr());
+            network.learn_reach(&self.home, response.remote_addr());
         }
         Ok(response)
     }

@@ -21,8 +21,8 @@ use crate::{
     image::{Digest, Platform},
     record::{Failure, FailureClass, Reason},
     registry::{
-        Client, ClientOptions, CopyError, Credentials, Image, ImageSource, LocalImage, Reference, TagPolicy,
-        Target, normal_origin, read_image, read_referrers,
+        Client, ClientOptions, CopyError, Credentials, Image, ImageSource, LocalImage, Reference, Repository,
+        TagPolicy, Target, normal_origin, read_image, read_referrers,
     },
 };
 
@@ -201,9 +201,7 @@ pub async fn run(command: RegistryCommand) -> anyhow::Result<ExitCode> {
 
 async fn tags(reference: &Reference, json: bool, flags: &RegistryFlags) -> anyhow::Result<ExitCode> {
     let session = Session::open(flags, &[&reference.registry]).await?;
-    let repository = session
-        .client
-        .repository(&reference.registry, &reference.repository);
+    let repository = session.repository(reference);
     match repository.tags().await {
         Ok(tags) if json => {
             let document = serde_json::json!({"repository": reference.to_string(), "tags": tags});
@@ -280,6 +278,10 @@ impl Session {
         })
     }
 
+    fn repository(&self, reference: &Reference) -> Repository {
+        self.client.repository(&reference.registry, &reference.repository)
+    }
+
     /// Opens a source and reads its image.
     async fn read(
         &self,
@@ -304,8 +306,7 @@ impl Session {
             }
             Source::Registry(reference) => {
                 self.allowed(&reference.registry)?;
-                let repository = self.client.repository(&reference.registry, &reference.repository);
-                (repository.into(), reference.selector().to_owned())
+                (self.repository(reference).into(), reference.selector().to_owned())
             }
         };
         let read = async {
@@ -325,7 +326,7 @@ impl Session {
     fn target(&self, reference: &Reference, tags: Vec<String>, policy: TagPolicy) -> Result<Target, Failure> {
         self.allowed(&reference.registry)?;
         Ok(Target {
-            repository: self.client.repository(&reference.registry, &reference.repository),
+            repository: self.repository(reference),
             tags,
             policy,
         })

@@ -4,6 +4,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 
 use anyhow::bail;
 use clap::Args;
+use futures_util::join;
 
 use super::{
     Policy, RegistryFlags, Session, Source, exit, failure,
@@ -12,9 +13,11 @@ use super::{
     target,
 };
 use crate::{
-    image::Platform,
+    image::{Digest, Platform},
     record::Failure,
-    registry::{Image, ImageSource, Reference, TagPolicy, Target, push_all, survey},
+    registry::{
+        Image, ImageSource, Proof, PushOptions, Reference, TagPolicy, Target, approach, push_all_with, survey,
+    },
 };
 
 /// What `slipway push` is told.
@@ -42,6 +45,10 @@ pub struct PushArguments {
     /// Say whether the targets have the image and their tags point to it, and write nothing.
     #[arg(long, conflicts_with = "dry_run")]
     check: bool,
+    /// Ask the target for every blob of an image that its tag points to already, not only for the manifests: finds
+    /// what the registry lost, and costs a request a blob.
+    #[arg(long)]
+    verify: bool,
     /// What happens to a tag that points elsewhere.
     #[arg(long, value_enum, default_value_t = Policy::Overwrite, value_name = "POLICY")]
     tag_policy: Policy,
@@ -63,6 +70,9 @@ pub struct CopyArguments {
     /// As of push.
     #[arg(long, value_name = "PLATFORM")]
     platform: Vec<Platform>,
+    /// As of push.
+    #[arg(long)]
+    verify: bool,
     /// What happens to a tag that points elsewhere.
     #[arg(long, value_enum, default_value_t = Policy::Overwrite, value_name = "POLICY")]
     tag_policy: Policy,
@@ -113,6 +123,7 @@ struct Job {
     referrers: bool,
     mode: Mode,
     policy: TagPolicy,
+    proof: Proof,
     json: bool,
 }
 
@@ -133,6 +144,7 @@ pub(super) async fn push(arguments: PushArguments) -> anyhow::Result<ExitCode> {
             (false, false) => Mode::Write,
         },
         policy: arguments.tag_policy.into(),
+        proof: proof(arguments.verify),
         json: arguments.json,
     };
     job.run(&arguments.registries).await
@@ -149,6 +161,7 @@ pub(super) async fn copy(arguments: CopyArguments) -> anyhow::Result<ExitCode> {
         referrers: true,
         mode: Mode::Write,
         policy: arguments.tag_policy.into(),
+        proof: proof(arguments.verify),
         json: arguments.json,
     };
     job.run(&arguments.registries).await
@@ -165,9 +178,14 @@ pub(super) async fn diff(arguments: DiffArguments) -> anyhow::Result<ExitCode> {
         referrers: arguments.referrers,
         mode: Mode::Plan,
         policy: TagPolicy::Overwrite,
+        proof: Proof::Whole,
         json: arguments.json,
     };
     job.run(&arguments.registries).await
+}
+
+fn proof(whole: bool) -> Proof {
+    if whole { Proof::Whole } else { Proof::Root }
 }
 
 /// The target's own tag, else the source's.
@@ -231,14 +249,6 @@ impl Job {
 
     async fn work(&self, session: &Session) -> Report {
         let mut report = Report::new(&self.source, &self.targets);
-        let (source, image) = match session.read(&self.source, &self.platforms, self.referrers).await {
-            Ok(read) => read,
-            Err(failure) => {
-                report.error = Some(failure);
-                return report;
-            }
-        };
-        report.read(&image);
         let mut ready = Vec::new();
         let mut positions = Vec::new();
         for (position, (reference, tags)) in self.targets.iter().enumerate() {
@@ -250,13 +260,30 @@ impl Job {
                 Err(failure) => report.targets[position].fail(failure, None),
             }
         }
+        let (read, tags) = join!(
+            session.read(&self.source, &self.platforms, self.referrers),
+            self.approach(session, &ready)
+        );
+        let (source, image) = match read {
+            Ok(read) => read,
+            Err(failure) => {
+                report.error = Some(failure);
+                return report;
+            }
+        };
+        report.read(&image);
         if self.mode == Mode::Write {
             let names = ready.iter().map(|target| {
                 let repository = &target.repository;
                 format!("{}/{}", repository.registry(), repository.name())
             });
             let display = Display::new(names.collect(), std::io::stderr().is_terminal());
-            let outcomes = push_all(&image, &source, &ready, Some(display.listener())).await;
+            let options = PushOptions {
+                listener: Some(display.listener()),
+                proof: self.proof,
+                tags,
+            };
+            let outcomes = push_all_with(&image, &source, &ready, &options).await;
             display.finish();
             for (position, outcome) in positions.into_iter().zip(outcomes) {
                 report.targets[position].pushed(outcome, &image);
@@ -268,6 +295,18 @@ impl Job {
             }
         }
         report
+    }
+
+    /// Looks at the targets' tags while the source is read.
+    async fn approach(&self, session: &Session, targets: &[Target]) -> Vec<Vec<Option<Digest>>> {
+        if self.mode != Mode::Write {
+            return Vec::new();
+        }
+        let source = match &self.source {
+            Source::Registry(reference) => Some(session.repository(reference)),
+            Source::Path(..) => None,
+        };
+        approach(source.as_ref(), targets).await
     }
 
     /// Asks a target what it lacks.

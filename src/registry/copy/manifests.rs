@@ -19,14 +19,6 @@ use crate::{
 };
 
 impl Push<'_> {
-    pub(super) async fn read_tags(&self) -> Result<Vec<Option<Digest>>, CopyError> {
-        stream::iter(&self.target.tags)
-            .map(|tag| self.read_tag(tag))
-            .buffered(REQUESTS)
-            .try_collect()
-            .await
-    }
-
     async fn read_tag(&self, tag: &str) -> Result<Option<Digest>, CopyError> {
         let found = self.repository.head_manifest(tag).await?;
         Ok(found.map(|(digest, _)| digest))
@@ -50,6 +42,24 @@ impl Push<'_> {
         let root = &self.image.root;
         let found = self.repository.manifest(root.digest.as_str()).await?;
         Ok(found.is_some_and(|found| found.bytes == root.bytes))
+    }
+
+    /// Whether it has those, and every manifest below them.
+    pub(super) async fn serves_documents(&self) -> Result<bool, CopyError> {
+        let children = stream::iter(&self.image.nodes)
+            .map(|node| self.serves_child(&node.raw))
+            .buffer_unordered(REQUESTS)
+            .try_fold(true, async |all, served| Ok(all && served));
+        let (root, children) = futures_util::try_join!(self.serves_root(), children)?;
+        Ok(root && children)
+    }
+
+    async fn serves_child(&self, raw: &RawManifest) -> Result<bool, CopyError> {
+        if raw.digest == self.image.root.digest {
+            return Ok(true);
+        }
+        let found = self.repository.head_manifest(raw.digest.as_str()).await?;
+        Ok(found.is_some_and(|(_, size)| size == raw.bytes.len() as u64))
     }
 
     /// Writes what the target lacks, leaves before branches, the root last; returns the tags that the registry
@@ -82,8 +92,10 @@ impl Push<'_> {
 
     async fn bring_manifest(&self, node: &Node) -> Result<(), CopyError> {
         let raw = &node.raw;
-        let found = self.repository.head_manifest(raw.digest.as_str()).await?;
-        if found.is_some_and(|(_, size)| size == raw.bytes.len() as u64) {
+        if self.is_proven(&raw.digest) {
+            return Ok(());
+        }
+        if self.serves_child(raw).await? {
             self.state().proven.insert(raw.digest.clone());
             return Ok(());
         }
@@ -333,7 +345,7 @@ impl Push<'_> {
     }
 
     async fn verify_child(&self, raw: &RawManifest) -> Result<(), CopyError> {
-        if raw.digest == self.image.root.digest || self.state().proven.contains(&raw.digest) {
+        if raw.digest == self.image.root.digest || self.is_proven(&raw.digest) {
             return Ok(());
         }
         match self.repository.head_manifest(raw.digest.as_str()).await? {
@@ -348,7 +360,7 @@ impl Push<'_> {
     }
 
     async fn verify_blob(&self, blob: &Descriptor) -> Result<(), CopyError> {
-        if !self.state().proven.contains(&blob.digest) {
+        if !self.is_proven(&blob.digest) {
             self.repository.prove(blob).await?;
         }
         Ok(())

@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use plan::Image;
-pub use push::{Outcome, Target, push_all};
+pub use push::{Outcome, Proof, PushOptions, Target, approach, push_all, push_all_with};
 pub use read::{read_image, read_referrers};
 pub use survey::{Planned, Survey, survey};
 

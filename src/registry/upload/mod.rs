@@ -257,6 +257,11 @@ impl Repository {
         Some((next, last.checked_add(1)?))
     }
 
+    /// Closes an upload that turned out not to be needed.
+    pub(super) async fn give_up(&self, pending: PendingUpload, digest: &Digest) {
+        self.cancel_upload(&pending.location, digest.as_str()).await;
+    }
+
     /// Tells the registry that nothing more comes; it is only polite, so nothing follows from the answer.
     async fn cancel_upload(&self, location: &Url, what: &str) {
         if let Ok(home) = self.known_base() {
