@@ -10,6 +10,7 @@ mod answer;
 mod auth;
 mod blob;
 mod client;
+mod cloud;
 mod copy;
 mod credentials;
 mod docker_config;
@@ -28,6 +29,7 @@ mod upload;
 
 pub use blob::BlobStream;
 pub use client::{Client, ClientOptions, Repository, Timeouts};
+pub use cloud::{Environment, Provider, environment, provider_of};
 pub use copy::{
     BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, Proof, PushOptions,
     ReferrerCounters, Survey, TagPolicy, Target, approach, push_all, push_all_with, read_image,

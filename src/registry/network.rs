@@ -32,6 +32,8 @@ pub(super) struct Network {
     common: Route,
     /// For where registries send the client, by how near that may be; built when the first one does.
     foreign: [OnceLock<Route>; 3],
+    /// For what neither a registry nor a stranger names, such as a node's own token service.
+    told: OnceLock<Route>,
     /// For hosts with roots or a certificate of their own.
     special: HashMap<String, reqwest::Client>,
     proxies: Proxies,
@@ -47,6 +49,7 @@ impl Network {
         Ok(Self {
             common: Route::new(&options, Reach::Loopback)?,
             foreign: Default::default(),
+            told: OnceLock::new(),
             special,
             proxies: Proxies(Matcher::from_env()),
             options,
@@ -81,6 +84,18 @@ impl Network {
         route
             .client(url, proxied, &self.options)
             .map_err(RouteError::Setup)
+    }
+
+    /// The connections to an endpoint that this machine's owner named; it may be anywhere.
+    pub(super) fn endpoint(&self, url: &Url) -> Result<&reqwest::Client, RegistryError> {
+        let route = match self.told.get() {
+            Some(route) => route,
+            None => {
+                let route = Route::new(&self.options, Reach::Link)?;
+                self.told.get_or_init(|| route)
+            }
+        };
+        route.client(url, self.proxies.intercept(url), &self.options)
     }
 
     /// Remembers how near a registry is. Behind a proxy nobody knows: the address is the proxy's.

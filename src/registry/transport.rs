@@ -239,9 +239,14 @@ impl Call<'_> {
         refused: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, RegistryError> {
         let identity = &self.repository.client.identity;
-        let login = identity
-            .credentials
-            .for_repository(&self.repository.registry, &self.repository.name);
+        let (registry, name) = (&self.repository.registry, &self.repository.name);
+        let exchanged = match identity.credentials.cloud(registry, name) {
+            Some(cloud) => Some(Box::pin(cloud.login(network, &self.home)).await?),
+            None => None,
+        };
+        let login = exchanged
+            .as_ref()
+            .or_else(|| identity.credentials.for_repository(registry, name));
         let Challenge::Bearer {
             realm,
             service,
