@@ -32,7 +32,7 @@ pub use client::{Client, ClientOptions, Repository, Timeouts};
 pub use cloud::{Environment, Provider, environment, provider_of};
 pub use copy::{
     BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, Proof, PushOptions,
-    ReferrerCounters, Survey, TagPolicy, Target, approach, push_all, push_all_with, read_image,
+    ReferrerCounters, Survey, TagPolicy, Target, approach, push_all, push_all_with, push_merged, read_image,
     read_referrers, survey,
 };
 pub use credentials::{Credentials, CredentialsError, Secret};

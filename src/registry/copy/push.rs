@@ -180,6 +180,8 @@ pub(super) struct State {
     pub(super) blobs: BlobCounters,
     pub(super) referrers: ReferrerCounters,
     pub(super) changed: bool,
+    /// The lists of referrers that clients keep, and what was put into them.
+    pub(super) lists: Vec<(Digest, Vec<Descriptor>)>,
     /// Blobs and manifests that were seen with their sizes at the target during this push.
     pub(super) proven: HashSet<Digest>,
 }
