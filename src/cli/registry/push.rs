@@ -16,7 +16,8 @@ use crate::{
     image::{Digest, Platform},
     record::Failure,
     registry::{
-        Image, ImageSource, Proof, PushOptions, Reference, TagPolicy, Target, approach, push_all_with, survey,
+        Image, ImageSource, Proof, PushOptions, Reference, TagPolicy, Target, approach, push_all_with,
+        push_merged, survey,
     },
 };
 
@@ -36,6 +37,10 @@ pub struct PushArguments {
     /// Of an index, only the images for this platform, os/architecture[/variant]; may be given several times.
     #[arg(long, value_name = "PLATFORM")]
     platform: Vec<Platform>,
+    /// Put the image into the index that the target's one tag holds: its platforms replace the same ones there, others
+    /// stay. Without an index there, one is made.
+    #[arg(long, conflicts_with_all = ["dry_run", "check"])]
+    merge: bool,
     /// Bring signatures, SBOMs and attestations along.
     #[arg(long)]
     referrers: bool,
@@ -124,6 +129,7 @@ struct Job {
     mode: Mode,
     policy: TagPolicy,
     proof: Proof,
+    merge: bool,
     json: bool,
 }
 
@@ -132,6 +138,14 @@ pub(super) async fn push(arguments: PushArguments) -> anyhow::Result<ExitCode> {
     for reference in arguments.targets {
         let tags = reference.tag.iter().chain(&arguments.tag).cloned().collect();
         add(&mut targets, reference, tags)?;
+    }
+    if arguments.merge
+        && let Some((reference, tags)) = targets.iter().find(|(_, tags)| tags.len() != 1)
+    {
+        bail!(
+            "--merge needs exactly one tag for each target; {reference} has {}",
+            tags.len()
+        );
     }
     let job = Job {
         source: arguments.source,
@@ -145,6 +159,7 @@ pub(super) async fn push(arguments: PushArguments) -> anyhow::Result<ExitCode> {
         },
         policy: arguments.tag_policy.into(),
         proof: proof(arguments.verify),
+        merge: arguments.merge,
         json: arguments.json,
     };
     job.run(&arguments.registries).await
@@ -162,6 +177,7 @@ pub(super) async fn copy(arguments: CopyArguments) -> anyhow::Result<ExitCode> {
         mode: Mode::Write,
         policy: arguments.tag_policy.into(),
         proof: proof(arguments.verify),
+        merge: false,
         json: arguments.json,
     };
     job.run(&arguments.registries).await
@@ -179,9 +195,21 @@ pub(super) async fn diff(arguments: DiffArguments) -> anyhow::Result<ExitCode> {
         mode: Mode::Plan,
         policy: TagPolicy::Overwrite,
         proof: Proof::Whole,
+        merge: false,
         json: arguments.json,
     };
     job.run(&arguments.registries).await
+}
+
+/// A display of these targets, and options that tell it.
+fn watched(targets: &[Target], options: PushOptions) -> (Display, PushOptions) {
+    let names = targets.iter().map(|target| {
+        let repository = &target.repository;
+        format!("{}/{}", repository.registry(), repository.name())
+    });
+    let display = Display::new(names.collect(), std::io::stderr().is_terminal());
+    let listener = Some(display.listener());
+    (display, PushOptions { listener, ..options })
 }
 
 fn proof(whole: bool) -> Proof {
@@ -273,20 +301,27 @@ impl Job {
         };
         report.read(&image);
         if self.mode == Mode::Write {
-            let names = ready.iter().map(|target| {
-                let repository = &target.repository;
-                format!("{}/{}", repository.registry(), repository.name())
-            });
-            let display = Display::new(names.collect(), std::io::stderr().is_terminal());
             let options = PushOptions {
-                listener: Some(display.listener()),
+                listener: None,
                 proof: self.proof,
                 tags,
             };
+            if self.merge {
+                for (position, target) in positions.into_iter().zip(&ready) {
+                    let (display, options) = watched(std::slice::from_ref(target), options.clone());
+                    match push_merged(&image, &source, target, &options).await {
+                        Ok((digest, outcome)) => report.targets[position].pushed(outcome, &digest),
+                        Err(error) => report.targets[position].fail(failure(&error), error.retry_after()),
+                    }
+                    display.finish();
+                }
+                return report;
+            }
+            let (display, options) = watched(&ready, options);
             let outcomes = push_all_with(&image, &source, &ready, &options).await;
             display.finish();
             for (position, outcome) in positions.into_iter().zip(outcomes) {
-                report.targets[position].pushed(outcome, &image);
+                report.targets[position].pushed(outcome, image.digest());
             }
         } else {
             for (position, target) in positions.into_iter().zip(&ready) {
