@@ -2,6 +2,7 @@
 
 mod auth;
 mod blobs;
+mod clouds;
 mod conformance;
 mod copies;
 mod destinations;
@@ -14,6 +15,7 @@ mod referrers;
 mod rows;
 mod sharing;
 mod signed;
+mod trace;
 mod uploads;
 
 use std::path::PathBuf;
