@@ -1,7 +1,7 @@
 //! Amazon: a web identity token for keys of an hour, and those for a password of twelve.
 //!
-//! Sources: AWS, "AssumeRoleWithWebIdentity" (STS API reference), "Container credential provider" (SDK reference),
-//! "GetAuthorizationToken" (ECR API reference).
+//! Sources: AWS, `AssumeRoleWithWebIdentity` (STS API reference), "Container credential provider" (SDK reference),
+//! `GetAuthorizationToken` (ECR API reference).
 
 use std::time::Duration;
 

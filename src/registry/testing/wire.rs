@@ -19,11 +19,8 @@ pub(crate) struct Heard {
 
 impl Heard {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let values = self.headers.iter().filter_map(|line| line.split_once(": "));
-        values
-            .into_iter()
-            .find(|(found, _)| *found == name)
-            .map(|(_, value)| value)
+        let mut values = self.headers.iter().filter_map(|line| line.split_once(": "));
+        values.find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
     /// A field of a form.

@@ -67,8 +67,7 @@ fn count(wire: &Wire, part: &str) -> usize {
 }
 
 /// `POST /sts` and `POST /ecr`, and the agent of a node at `/agent`.
-fn amazon(own: &str, heard: &Heard) -> String {
-    let _ = own;
+fn amazon(_: &str, heard: &Heard) -> String {
     let keys = ("AKID", "SECRET", "SESSION");
     match heard.line.as_str() {
         "POST /sts" => {
@@ -303,11 +302,11 @@ async fn azure_s_registry_is_logged_in_to_by_a_federated_token() {
     ask(&client, &wire.host).await.unwrap();
     assert_eq!((count(&wire, "/v2.0/token"), count(&wire, "/exchange")), (1, 1));
     // The pod's own token is the directory's business alone.
-    let strangers = wire
+    let mut strangers = wire
         .heard()
         .into_iter()
         .filter(|heard| !heard.line.contains("/v2.0/token"));
-    assert!(strangers.into_iter().all(|heard| !heard.body.contains(SUBJECT)));
+    assert!(strangers.all(|heard| !heard.body.contains(SUBJECT)));
 }
 
 #[tokio::test]
