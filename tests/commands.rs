@@ -7,6 +7,9 @@
 )]
 #![allow(missing_docs, reason = "a test's name is its documentation")]
 
+#[path = "commands/pipes.rs"]
+mod pipes;
+
 use std::{
     fs,
     io::Write as _,

@@ -184,7 +184,8 @@ impl Tool {
             requests: 0,
             ok: running
                 .iter_mut()
-                .all(|process| process.child.wait().unwrap().success()),
+                // Slipway's code for an image that is there already.
+                .all(|process| matches!(process.child.wait().unwrap().code(), Some(0 | 4))),
         }
     }
 }

@@ -49,7 +49,7 @@ pub fn run(arguments: &AcceptArguments) -> anyhow::Result<ExitCode> {
     let known = match known(arguments.known.as_ref()) {
         Ok(known) => known,
         Err(error) => {
-            eprintln!("slipway: {error:#}");
+            complain!("slipway: {error:#}");
             return Ok(ExitCode::from(outcome::USAGE));
         }
     };
@@ -209,8 +209,8 @@ impl View {
                 bar.set_prefix(claim.layer_id.clone());
                 self.bar = Some(bar);
             }
-            Progress::Layer(claim, size) => eprintln!("layer {} {}", claim.layer_id, outcome::size(size)),
-            Progress::Known(claim) => eprintln!("layer {} known", claim.layer_id),
+            Progress::Layer(claim, size) => complain!("layer {} {}", claim.layer_id, outcome::size(size)),
+            Progress::Known(claim) => complain!("layer {} known", claim.layer_id),
             Progress::Bytes(bytes) => self.bar.iter().for_each(|bar| bar.inc(bytes)),
             Progress::Done => self.clear(),
         }

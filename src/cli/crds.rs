@@ -9,7 +9,7 @@ use crate::api::v1alpha1;
 /// Prints all definitions, or writes one file each into a folder.
 ///
 /// # Errors
-/// When the folder cannot be written.
+/// When the folder or standard output cannot be written.
 pub fn run(folder: Option<&Path>) -> anyhow::Result<()> {
     let files = files()?;
     match folder {
@@ -18,7 +18,7 @@ pub fn run(folder: Option<&Path>) -> anyhow::Result<()> {
             for (_, text) in files {
                 write!(all, "---\n{text}")?;
             }
-            print!("{all}");
+            super::outcome::print(&all)?;
         }
         Some(folder) => {
             for (name, text) in files {

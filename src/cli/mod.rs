@@ -13,6 +13,14 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+/// `eprintln!` for commands. That nobody reads any more is no reason to stop in the middle of a push.
+macro_rules! complain {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+
 mod accept;
 mod agent;
 mod collect;
@@ -123,7 +131,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Ok(runtime(false)?
                 .block_on(kubectl::run(command))
                 .unwrap_or_else(|error| {
-                    eprintln!("slipway: {error:#}");
+                    complain!("slipway: {error:#}");
                     ExitCode::from(3)
                 }))
         }
@@ -133,7 +141,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Ok(runtime(log)?
                 .block_on(registry::run(command))
                 .unwrap_or_else(|error| {
-                    eprintln!("slipway: {error:#}");
+                    complain!("slipway: {error:#}");
                     ExitCode::from(2)
                 }))
         }

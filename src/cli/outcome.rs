@@ -26,11 +26,16 @@ pub fn accepted(json: bool, document: &impl Serialize, text: impl fmt::Display) 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints, unless whoever reads has seen enough.
-fn print(text: &str) -> std::io::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
+/// Prints, and says whether anybody still reads: `head` leaves when it has enough, which is no failure.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn print(text: &str) -> std::io::Result<bool> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -75,10 +80,10 @@ pub fn refused(json: bool, refusal: &Refusal) -> anyhow::Result<ExitCode> {
         };
         print(&format!("{}\n", serde_json::to_string_pretty(&document)?))?;
     } else {
-        eprintln!("slipway: {}", printable(&refusal.message));
-        eprintln!("reason: {}", refusal.reason.as_str());
+        complain!("slipway: {}", printable(&refusal.message));
+        complain!("reason: {}", refusal.reason.as_str());
         if let Some(advice) = refusal.advice {
-            eprintln!("hint: {advice}");
+            complain!("hint: {advice}");
         }
     }
     Ok(ExitCode::from(match refusal.reason.class() {

@@ -11,9 +11,9 @@ use http::{
 use tokio::time::sleep;
 
 use super::{
+    answer::Answer,
     client::Repository,
     error::{Operation, RegistryError},
-    transport::Answer,
 };
 use crate::image::{Descriptor, Digest};
 

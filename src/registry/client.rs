@@ -7,11 +7,12 @@ use reqwest::Url;
 
 use super::{
     auth::Tokens,
-    credentials::Credentials,
+    credentials::{Credentials, Secret},
     error::{Operation, Place, RegistryError},
+    network::Network,
     pace::Backoff,
     reference::Reference,
-    transport::{Body, Call, Identity, Network},
+    transport::{Body, Call, Identity},
     turns::Turn,
 };
 
@@ -22,6 +23,9 @@ pub struct ClientOptions {
     pub plain_http: BTreeSet<String>,
     /// Certificates (PEM, any number) that are trusted for one `host[:port]` beside the system's.
     pub extra_roots: Vec<(String, Vec<u8>)>,
+    /// What is shown to one `host[:port]` that wants to know its clients by certificate: PEM with the certificate,
+    /// those that vouch for it, and the unencrypted private key.
+    pub client_certificates: Vec<(String, Secret)>,
     /// Whether an upload may go where a registry sends it on another origin, an object store for example. It
     /// goes there without credentials.
     pub foreign_uploads: bool,
@@ -63,7 +67,7 @@ impl Client {
     /// A client with these credentials.
     ///
     /// # Errors
-    /// When a CA certificate cannot be read.
+    /// When a CA certificate or a client's cannot be read.
     pub fn new(options: ClientOptions, credentials: Credentials) -> Result<Self, RegistryError> {
         Ok(Self {
             network: Arc::new(Network::new(options)?),

@@ -1,6 +1,6 @@
 //! Credentials from a docker configuration, and which of them belongs to a repository.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use base64::{
     Engine as _,
@@ -9,6 +9,8 @@ use base64::{
 };
 use reqwest::Url;
 use serde::Deserialize;
+
+use super::cloud::{CloudLogin, Environment, Provider};
 
 /// Docker pads, some other writers do not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -72,6 +74,8 @@ pub(super) struct Login {
 pub struct Credentials {
     /// By `host[:port][/path]`.
     logins: BTreeMap<String, Login>,
+    /// By `host[:port]`, for where there is no login.
+    clouds: BTreeMap<String, Arc<CloudLogin>>,
 }
 
 /// Why a docker configuration cannot be used.
@@ -148,7 +152,24 @@ impl Credentials {
                 );
             }
         }
-        Ok(Self { logins })
+        Ok(Self {
+            logins,
+            clouds: BTreeMap::new(),
+        })
+    }
+
+    /// The workload's own identity for one registry, exchanged for a login when the registry asks for one. A
+    /// login that was given comes first.
+    #[must_use]
+    pub fn with_cloud_identity(
+        mut self,
+        registry: &str,
+        provider: Provider,
+        environment: Environment,
+    ) -> Self {
+        let login = CloudLogin::new(provider, registry, environment);
+        self.clouds.insert(normal_key(registry), Arc::new(login));
+        self
     }
 
     /// One login for one registry, or for one path of it.
@@ -203,6 +224,14 @@ impl Credentials {
     fn next_id(&self) -> usize {
         let ids = self.logins.values().map(|login| login.id);
         ids.max().map_or(0, |highest| highest + 1)
+    }
+
+    /// How a login for a registry is exchanged where none was given for the repository.
+    pub(super) fn cloud(&self, host: &str, repository: &str) -> Option<&CloudLogin> {
+        if self.covers(host, repository) {
+            return None;
+        }
+        self.clouds.get(normal_host(host)).map(AsRef::as_ref)
     }
 
     /// The login with the longest path that leads to the repository.

@@ -3,14 +3,15 @@
 use bytes::Bytes;
 use http::{
     Method, StatusCode,
-    header::{ACCEPT, CONTENT_TYPE, ETAG, IF_MATCH, LINK},
+    header::{ACCEPT, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LINK},
 };
 use serde::Deserialize;
 
 use super::{
+    answer::Answer,
     client::Repository,
     error::{Operation, RegistryError},
-    transport::{Answer, Body},
+    transport::Body,
 };
 use crate::image::{Digest, media_type};
 
@@ -50,6 +51,8 @@ pub(super) struct Put<'a> {
     pub(super) tags: &'a [String],
     /// The entity tag that must still be there.
     pub(super) if_match: Option<String>,
+    /// Whether there must be nothing yet. Registries that know no conditions pass over both.
+    pub(super) if_none: bool,
 }
 
 /// What a registry said about a manifest that it took.
@@ -210,6 +213,9 @@ impl Repository {
         }
         if let Some(etag) = &put.if_match {
             call = call.header(IF_MATCH, etag);
+        }
+        if put.if_none {
+            call = call.header(IF_NONE_MATCH, "*");
         }
         let at = call.at.clone();
         if bytes.len() as u64 > MANIFEST_LIMIT {

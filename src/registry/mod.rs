@@ -6,28 +6,34 @@
 //! Knows nothing of Kubernetes, of plans and of reports; those are `agent::push`'s.
 
 mod addresses;
+mod answer;
 mod auth;
 mod blob;
 mod client;
+mod cloud;
 mod copy;
 mod credentials;
 mod docker_config;
 mod error;
 mod local;
 mod manifest;
+mod network;
 mod pace;
 mod reference;
 mod referrers;
 mod source;
+mod token_server;
 mod transport;
 mod turns;
 mod upload;
 
 pub use blob::BlobStream;
 pub use client::{Client, ClientOptions, Repository, Timeouts};
+pub use cloud::{Environment, Provider, environment, provider_of};
 pub use copy::{
-    BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, ReferrerCounters,
-    Survey, TagPolicy, Target, push_all, read_image, read_referrers, survey,
+    BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, Proof, PushOptions,
+    ReferrerCounters, Survey, TagPolicy, Target, approach, push_all, push_all_with, push_merged, read_image,
+    read_referrers, survey,
 };
 pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::{Operation, Place, RegistryError};

@@ -66,8 +66,7 @@ impl Reference {
         if !is_tag(tag) {
             return Err(ReferenceError::Malformed {
                 text: excerpt(tag),
-                problem: "a tag has at most 128 of letters, digits, '_', '.' and '-', and starts with none of the last two"
-                    .to_owned(),
+                problem: TAG_RULE.to_owned(),
             });
         }
         Ok(Self {
@@ -95,6 +94,33 @@ impl Reference {
             (None, None) => "latest",
         }
     }
+}
+
+const TAG_RULE: &str =
+    "a tag has at most 128 of letters, digits, '_', '.' and '-', and starts with none of the last two";
+
+/// Whether a text is one part of a host's name.
+fn is_label(text: &str) -> bool {
+    let ends_well = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    ends_well(bytes.first())
+        && ends_well(bytes.last())
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+}
+
+/// Whether a text is one part of a repository's path.
+///
+/// Source: OCI distribution specification, "Pulling manifests".
+fn is_part(text: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let mut separators = text.split(is_word).filter(|between| !between.is_empty());
+    let ends_well = |c: Option<char>| c.is_some_and(is_word);
+    ends_well(text.chars().next())
+        && ends_well(text.chars().next_back())
+        && separators
+            .all(|between| matches!(between, "." | "_" | "__") || between.bytes().all(|byte| byte == b'-'))
 }
 
 /// Whether a text is a tag.
@@ -126,9 +152,6 @@ impl FromStr for Reference {
             .split_once('/')
             .filter(|(host, _)| is_host(host))
             .ok_or_else(|| ReferenceError::NoRegistry { text: excerpt(text) })?;
-        // The grammar is the crate's; its completion of Docker's short names is not wanted.
-        text.parse::<oci_distribution::Reference>()
-            .map_err(|error| malformed(error.to_string()))?;
         let (path, digest) = match path.split_once('@') {
             Some((path, digest)) => {
                 let digest: Digest = digest
@@ -147,10 +170,26 @@ impl FromStr for Reference {
                 "host and repository have more than {NAME_LIMIT} characters"
             )));
         }
-        if let Some((_, port)) = registry.split_once(':')
-            && port.parse::<u16>().is_err()
+        let (host, port) = registry
+            .split_once(':')
+            .map_or((registry, None), |(host, port)| (host, Some(port)));
+        if !host.split('.').all(is_label) {
+            return Err(malformed(format!("{host} is not the name or address of a host")));
+        }
+        if let Some(port) = port
+            && (port.parse::<u16>().is_err() || port.starts_with('+'))
         {
             return Err(malformed(format!("{port} is not a port")));
+        }
+        if !repository.split('/').all(is_part) {
+            return Err(malformed(format!(
+                "{repository:?} is not a repository: its parts have lower-case letters and digits, with '.', '_', '__' or dashes between them"
+            )));
+        }
+        if let Some(tag) = &tag
+            && !is_tag(tag)
+        {
+            return Err(malformed(TAG_RULE.to_owned()));
         }
         Ok(Self {
             registry: registry.to_owned(),
@@ -212,6 +251,7 @@ mod tests {
     #[case::digest(&format!("r.io/a@{D}"), "r.io", "a", None, Some(D))]
     #[case::both(&format!("r.io/a/b-c__d:1.2@{D}"), "r.io", "a/b-c__d", Some("1.2"), Some(D))]
     #[case::address("10.0.0.1:5000/a/b", "10.0.0.1:5000", "a/b", None, None)]
+    #[case::dashes("a-b.io/a--b.c_d/0", "a-b.io", "a--b.c_d/0", None, None)]
     #[case::hub_is_not_completed("docker.io/alpine", "docker.io", "alpine", None, None)]
     fn references_are_read_as_written(
         #[case] text: &str,
@@ -234,6 +274,13 @@ mod tests {
     #[case::upper_case("r.io/Team/app")]
     #[case::empty_part("r.io/a//b")]
     #[case::leading_dash("r.io/-a")]
+    #[case::trailing_dash("r.io/a-")]
+    #[case::three_underscores("r.io/a___b")]
+    #[case::mixed_separators("r.io/a.-b")]
+    #[case::not_ascii("r.io/ä")]
+    #[case::host_with_a_dash_at_an_end("-r.io/a")]
+    #[case::host_with_an_empty_part("r..io/a")]
+    #[case::host_with_an_underscore("r_x.io/a")]
     #[case::dots("r.io/../etc")]
     #[case::user_information("user:secret@r.io/a")]
     #[case::scheme("https://r.io/a")]
@@ -243,6 +290,9 @@ mod tests {
     #[case::unknown_digest(&format!("r.io/a@sha384:{}", "0".repeat(96)))]
     #[case::long_name(&format!("r.io/{}", "a".repeat(251)))]
     #[case::port("r.io:99999/a")]
+    #[case::signed_port("r.io:+80/a")]
+    #[case::two_tags("r.io/a:b:c")]
+    #[case::two_digests(&format!("r.io/a@{D}@{D}"))]
     #[case::query("r.io/a?x=y")]
     #[case::newline("r.io/a\n")]
     #[case::empty("")]

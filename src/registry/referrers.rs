@@ -24,7 +24,7 @@ use crate::image::{Descriptor, Digest, media_type};
 /// More than any subject has; each costs requests.
 const REFERRERS_LIMIT: usize = 1024;
 /// How often a list is written until it holds what it should.
-const WRITES: u32 = 8;
+const WRITES: u32 = 24;
 
 /// What refers to one manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -192,6 +192,7 @@ impl Repository {
             let missing = |list: &List, entry: &&Descriptor| {
                 !list.descriptors.iter().any(|seen| seen.digest == entry.digest)
             };
+            let if_none = found.is_none();
             let (mut list, etag) = found.unwrap_or_default();
             let new: Vec<&Descriptor> = entries.iter().filter(|entry| missing(&list, entry)).collect();
             if new.is_empty() {
@@ -199,7 +200,7 @@ impl Repository {
             }
             if failures > 0 {
                 // Somebody else wrote in between; at random, so that the two do not meet again.
-                sleep(backoff.delay(failures)).await;
+                sleep(backoff.delay(failures.min(3))).await;
             }
             list.values.extend(new.iter().map(|entry| json!(entry)));
             let document = json!({
@@ -209,6 +210,7 @@ impl Repository {
             });
             let put = Put {
                 if_match: etag,
+                if_none,
                 ..Put::default()
             };
             let written = writer

@@ -1,173 +1,43 @@
-//! One request to a registry: credentials, redirects, repeats, and the bounds on what comes back.
+//! One request to a registry: credentials, redirects, repeats.
+//!
+//! Where connections lead is `network`'s, what comes back `answer`'s.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     future::Future,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
-    header::{AUTHORIZATION, CONTENT_LENGTH, LOCATION},
+    header::{AUTHORIZATION, CONTENT_LENGTH},
 };
-use jiff::Timestamp;
 use reqwest::{Response, Url};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::{
-    addresses::{Denied, Reach, Reached, Resolver, denial},
-    auth::{self, Challenge, Token, TokenKey, Tokens},
-    client::{ClientOptions, Repository},
-    credentials::{Credentials, Login, Proof},
-    error::{Operation, Place, Refusal, RegistryError, is_passing},
-    pace::{Pace, retry_after},
-    turns::Turns,
-    upload::Learned,
+    addresses::denial,
+    answer::{Answer, location},
+    auth::{self, Challenge, TokenKey, Tokens},
+    client::Repository,
+    credentials::Credentials,
+    error::{Place, RegistryError, is_passing},
+    network::{Network, RouteError},
+    token_server::TokenRequest,
 };
 
 /// More redirects than any registry needs.
 const REDIRECTS: u32 = 5;
-/// A token server's answer; Azure's are the longest seen, some KiB.
-const TOKEN_LIMIT: u64 = 1 << 20;
-/// The part of a refusal's body that is looked at.
-const REFUSAL_LIMIT: u64 = 16 << 10;
-
-/// The connections and the pace that all identities share.
-#[derive(Debug)]
-pub(super) struct Network {
-    pub(super) options: ClientOptions,
-    /// For registries where they were said to be.
-    common: Route,
-    /// For where registries send the client, by how near that may be; built when the first one does.
-    foreign: [OnceLock<Route>; 3],
-    /// For hosts with roots of their own.
-    special: HashMap<String, reqwest::Client>,
-    reached: Reached,
-    pace: Pace,
-    pub(super) turns: Turns,
-    pub(super) learned: Learned,
-}
 
 /// Whom we are, and what follows from it.
 #[derive(Debug)]
 pub(super) struct Identity {
     pub(super) credentials: Credentials,
     pub(super) tokens: Tokens,
-}
-
-impl Network {
-    pub(super) fn new(options: ClientOptions) -> Result<Self, RegistryError> {
-        let mut roots: BTreeMap<&str, Vec<reqwest::Certificate>> = BTreeMap::new();
-        for (host, pem) in &options.extra_roots {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(|error| {
-                RegistryError::Setup(format!("the CA certificates of {host}: {}", chain(&error)))
-            })?;
-            roots.entry(host).or_default().extend(certificates);
-        }
-        let special = roots
-            .into_iter()
-            .map(|(host, roots)| {
-                // Who has certificates for a host has said where it is.
-                let resolver = Resolver::new(Reach::Link, &options.plain_http);
-                Ok((host.to_owned(), http_client(&options, roots, resolver)?))
-            })
-            .collect::<Result<_, RegistryError>>()?;
-        Ok(Self {
-            common: Route::new(&options, Reach::Loopback)?,
-            foreign: Default::default(),
-            special,
-            options,
-            reached: Reached::default(),
-            pace: Pace::default(),
-            turns: Turns::default(),
-            learned: Learned::default(),
-        })
-    }
-
-    /// The connections for a URL that concerns a registry, if it may lead there.
-    fn http(&self, url: &Url, home: &Url) -> Result<&reqwest::Client, RouteError> {
-        if let Some(special) = self.special.get(&host_and_port(url)) {
-            return Ok(special);
-        }
-        let route = if url.origin() == home.origin() {
-            &self.common
-        } else {
-            let nearest = self.reached.of(&home.origin().ascii_serialization());
-            let nearest = nearest.min(Reach::Loopback);
-            let slot = &self.foreign[nearest as usize];
-            match slot.get() {
-                Some(route) => route,
-                None => {
-                    let route = Route::new(&self.options, nearest).map_err(RouteError::Setup)?;
-                    slot.get_or_init(|| route)
-                }
-            }
-        };
-        route.resolver.check_literal(url).map_err(RouteError::Denied)?;
-        Ok(&route.client)
-    }
-}
-
-/// Why there is no way to a URL.
-enum RouteError {
-    Setup(RegistryError),
-    Denied(Denied),
-}
-
-/// Connections that lead no nearer than allowed.
-#[derive(Debug)]
-struct Route {
-    client: reqwest::Client,
-    resolver: Resolver,
-}
-
-impl Route {
-    fn new(options: &ClientOptions, nearest: Reach) -> Result<Self, RegistryError> {
-        let resolver = Resolver::new(nearest, &options.plain_http);
-        Ok(Self {
-            client: http_client(options, Vec::new(), resolver.clone())?,
-            resolver,
-        })
-    }
-}
-
-/// One connection pool. The rule on addresses is its resolver, because only the address that is connected to
-/// says where a name leads.
-fn http_client(
-    options: &ClientOptions,
-    roots: Vec<reqwest::Certificate>,
-    resolver: Resolver,
-) -> Result<reqwest::Client, RegistryError> {
-    let resolver = Arc::new(resolver);
-    let builder = || {
-        reqwest::Client::builder()
-            .user_agent(concat!("slipway/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(options.timeouts.connect)
-            .dns_resolver(Arc::clone(&resolver))
-            .pool_max_idle_per_host(32)
-    };
-    let system = builder().tls_certs_merge(roots.clone()).build();
-    // An image without /etc/ssl/certs has no roots at all: then only the given ones count, and with none of
-    // them plain http still works and every TLS connection fails by itself.
-    system
-        .or_else(|error| {
-            tracing::debug!(error = chain(&error), "no system certificates");
-            builder().tls_certs_only(roots).build()
-        })
-        .map_err(|error| RegistryError::Setup(chain(&error)))
-}
-
-fn host_and_port(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port()
-        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// What is sent.
@@ -369,9 +239,14 @@ impl Call<'_> {
         refused: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, RegistryError> {
         let identity = &self.repository.client.identity;
-        let login = identity
-            .credentials
-            .for_repository(&self.repository.registry, &self.repository.name);
+        let (registry, name) = (&self.repository.registry, &self.repository.name);
+        let exchanged = match identity.credentials.cloud(registry, name) {
+            Some(cloud) => Some(Box::pin(cloud.login(network, &self.home)).await?),
+            None => None,
+        };
+        let login = exchanged
+            .as_ref()
+            .or_else(|| identity.credentials.for_repository(registry, name));
         let Challenge::Bearer {
             realm,
             service,
@@ -458,20 +333,20 @@ impl Call<'_> {
         .ok_or_else(|| self.unreachable(stalled(network.options.timeouts.idle)))?
         .map_err(|error| self.lost(&error.without_url()))?;
         if url.origin() == self.home.origin() {
-            network.reached.learn(&self.at.origin, response.remote_addr());
+            network.learn_reach(&self.home, response.remote_addr());
         }
         Ok(response)
     }
 
     /// A connection that did not come about or broke.
-    fn lost(&self, error: &reqwest::Error) -> RegistryError {
+    pub(super) fn lost(&self, error: &reqwest::Error) -> RegistryError {
         match denial(error) {
             Some(denied) => self.untrusted(denied.to_string()),
             None => self.unreachable(chain(error)),
         }
     }
 
-    fn no_route(&self, error: RouteError) -> RegistryError {
+    pub(super) fn no_route(&self, error: RouteError) -> RegistryError {
         match error {
             RouteError::Setup(error) => error,
             RouteError::Denied(denied) => self.untrusted(denied.to_string()),
@@ -480,7 +355,11 @@ impl Call<'_> {
 }
 
 /// Waits for an exchange as long as it moves: an upload may take hours, but not one idle minute.
-async fn moving<F: Future>(exchange: F, progress: Option<&AtomicU64>, idle: Duration) -> Option<F::Output> {
+pub(super) async fn moving<F: Future>(
+    exchange: F,
+    progress: Option<&AtomicU64>,
+    idle: Duration,
+) -> Option<F::Output> {
     let mut exchange = std::pin::pin!(exchange);
     let mut seen = 0;
     loop {
@@ -495,7 +374,7 @@ async fn moving<F: Future>(exchange: F, progress: Option<&AtomicU64>, idle: Dura
     }
 }
 
-fn stalled(idle: Duration) -> String {
+pub(super) fn stalled(idle: Duration) -> String {
     format!("nothing moved for {} s", idle.as_secs())
 }
 
@@ -514,228 +393,9 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     super::error::clean(&text, 1024)
 }
 
-/// A `Location`, resolved against the URL that answered.
-///
-/// # Errors
-/// A text that says why it is refused.
-pub(super) fn location(base: &Url, headers: &HeaderMap) -> Result<Url, String> {
-    let text = headers
-        .get(LOCATION)
-        .ok_or("the answer has no Location")?
-        .to_str()
-        .map_err(|_| "the answer's Location is no text")?;
-    let url = base.join(text).map_err(|_| {
-        format!(
-            "the answer's Location {:?} is no URL",
-            super::error::clean(text, 200)
-        )
-    })?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(format!("the answer's Location has the scheme {:?}", url.scheme()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("the answer's Location has user information".to_owned());
-    }
-    Ok(url)
-}
-
-/// An answer, its body not yet read.
-#[derive(Debug)]
-pub(super) struct Answer {
-    response: Response,
-    pub(super) at: Place,
-    /// The URL that answered, after redirects.
-    pub(super) url: Url,
-    idle: Duration,
-}
-
-impl Answer {
-    pub(super) fn status(&self) -> StatusCode {
-        self.response.status()
-    }
-
-    pub(super) fn headers(&self) -> &HeaderMap {
-        self.response.headers()
-    }
-
-    pub(super) fn text(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
-        self.headers().get(name)?.to_str().ok()
-    }
-
-    /// The length that the header says; of a HEAD's answer the only one there is.
-    pub(super) fn length(&self) -> Option<u64> {
-        self.text(CONTENT_LENGTH)?.trim().parse().ok()
-    }
-
-    pub(super) fn protocol(&self, problem: impl Into<String>) -> RegistryError {
-        RegistryError::Protocol {
-            at: self.at.clone(),
-            problem: problem.into(),
-        }
-    }
-
-    /// The next part of the body.
-    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        let unreachable = |at: &Place, problem| RegistryError::Unreachable {
-            at: at.clone(),
-            problem,
-        };
-        match timeout(self.idle, self.response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(unreachable(&self.at, chain(&error.without_url()))),
-            Err(_) => Err(unreachable(&self.at, stalled(self.idle))),
-        }
-    }
-
-    /// The whole body.
-    pub(super) async fn bytes(mut self, limit: u64) -> Result<Bytes, RegistryError> {
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = self.chunk().await? {
-            if (bytes.len() + chunk.len()) as u64 > limit {
-                return Err(RegistryError::TooLarge { at: self.at, limit });
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes.freeze())
-    }
-
-    /// The answer as the error that it is.
-    pub(super) async fn refused(mut self) -> RegistryError {
-        let mut body = BytesMut::new();
-        while let Ok(Some(chunk)) = self.chunk().await {
-            body.extend_from_slice(&chunk);
-            if body.len() as u64 > REFUSAL_LIMIT {
-                break;
-            }
-        }
-        let retry_after = retry_after(self.headers(), Timestamp::now());
-        RegistryError::Answered {
-            refusal: Box::new(Refusal::read(self.status(), retry_after, &body)),
-            at: self.at,
-        }
-    }
-}
-
-/// One visit to a token server.
-struct TokenRequest<'a> {
-    call: &'a Call<'a>,
-    network: &'a Network,
-    realm: &'a Url,
-    service: Option<&'a str>,
-    scopes: &'a [String],
-    login: Option<&'a Login>,
-}
-
-impl TokenRequest<'_> {
-    /// A token for all scopes, or for the first alone where the server grants no other: what needs the
-    /// others, a mount, has another way.
-    async fn fetch(&self) -> Result<Token, RegistryError> {
-        match self.fetch_scopes(self.scopes).await {
-            Err(RegistryError::Answered { refusal, .. })
-                if self.scopes.len() > 1
-                    && refusal.status.is_client_error()
-                    && !is_passing(refusal.status) =>
-            {
-                self.fetch_scopes(&self.scopes[..1]).await
-            }
-            result => result,
-        }
-    }
-
-    async fn fetch_scopes(&self, scopes: &[String]) -> Result<Token, RegistryError> {
-        let backoff = self.network.options.backoff;
-        let mut failures = 0;
-        loop {
-            let result = self.ask(scopes).await;
-            failures += 1;
-            match result {
-                Err(error)
-                    if error.is_passing() && failures < backoff.attempts && error.retry_after().is_none() =>
-                {
-                    sleep(backoff.delay(failures)).await;
-                }
-                result => return result,
-            }
-        }
-    }
-
-    async fn ask(&self, scopes: &[String]) -> Result<Token, RegistryError> {
-        if let Some(Proof::IdentityToken(token)) = self.login.map(|login| &login.proof) {
-            let mut form = vec![
-                ("grant_type", "refresh_token".to_owned()),
-                ("client_id", "slipway".to_owned()),
-                ("scope", scopes.join(" ")),
-                ("refresh_token", token.reveal().to_owned()),
-            ];
-            form.extend(self.service.map(|service| ("service", service.to_owned())));
-            let http = self.http(self.realm)?;
-            match self.exchange(http.post(self.realm.clone()).form(&form)).await {
-                // A token server of before OAuth 2; the refresh token is a password to it.
-                Err(error)
-                    if matches!(
-                        error.status(),
-                        Some(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
-                    ) => {}
-                result => return result,
-            }
-        }
-        let mut url = self.realm.clone();
-        {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = self.service {
-                query.append_pair("service", service);
-            }
-            for scope in scopes {
-                query.append_pair("scope", scope);
-            }
-        }
-        let mut request = self.http(&url)?.get(url);
-        if let Some(header) = self.login.and_then(auth::basic_or_token) {
-            request = request.header(AUTHORIZATION, header);
-        }
-        self.exchange(request).await
-    }
-
-    fn http(&self, url: &Url) -> Result<&reqwest::Client, RegistryError> {
-        let route = self.network.http(url, &self.call.home);
-        route.map_err(|error| self.call.no_route(error))
-    }
-
-    async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Token, RegistryError> {
-        let at = Place {
-            origin: self.realm.origin().ascii_serialization(),
-            operation: Operation::GetToken,
-            subject: self.call.repository.name.clone(),
-        };
-        let idle = self.network.options.timeouts.idle;
-        let unreachable = |problem| RegistryError::Unreachable {
-            at: at.clone(),
-            problem,
-        };
-        let response = moving(request.send(), None, idle)
-            .await
-            .ok_or_else(|| unreachable(stalled(idle)))?
-            .map_err(|error| self.call.lost(&error.without_url()))?;
-        let answer = Answer {
-            response,
-            at: at.clone(),
-            url: self.realm.clone(),
-            idle,
-        };
-        if answer.status() != StatusCode::OK {
-            return Err(answer.refused().await);
-        }
-        let body = answer.bytes(TOKEN_LIMIT).await?;
-        Token::read(&body, Instant::now()).ok_or_else(|| RegistryError::Protocol {
-            at,
-            problem: "the token server's answer has no token".to_owned(),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -763,20 +423,5 @@ mod tests {
                 .is_none()
         );
         assert_eq!(started.elapsed(), IDLE);
-    }
-
-    #[rstest]
-    #[case::absolute("https://r.io/v2/x?a=%2F", Some("https://r.io/v2/x?a=%2F"))]
-    #[case::path("/v2/x?_state=a%3Db", Some("https://r.io/v2/x?_state=a%3Db"))]
-    #[case::relative("y", Some("https://r.io/v2/a/y"))]
-    #[case::query("?y", Some("https://r.io/v2/a/?y"))]
-    #[case::other_host("//other.io/y", Some("https://other.io/y"))]
-    #[case::script("javascript:alert(1)", None)]
-    #[case::file("file:///etc/passwd", None)]
-    #[case::user_information("https://u:p@r.io/", None)]
-    fn a_location_is_resolved_or_refused(#[case] text: &str, #[case] expected: Option<&str>) {
-        let headers = HeaderMap::from_iter([(LOCATION, text.parse().unwrap())]);
-        let base = "https://r.io/v2/a/".parse().unwrap();
-        assert_eq!(location(&base, &headers).ok().as_ref().map(Url::as_str), expected);
     }
 }

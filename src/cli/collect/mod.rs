@@ -125,7 +125,7 @@ pub async fn run(arguments: CollectArguments) -> anyhow::Result<ExitCode> {
     let (known, credentials) = match (known, credentials) {
         (Ok(known), Ok(credentials)) => (known, credentials),
         (Err(error), _) | (_, Err(error)) => {
-            eprintln!("slipway: {error:#}");
+            complain!("slipway: {error:#}");
             return Ok(ExitCode::from(USAGE));
         }
     };

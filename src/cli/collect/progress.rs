@@ -36,7 +36,7 @@ impl Progress {
         } else {
             Arc::new(|event| {
                 if let Event::Placed { layer, .. } = event {
-                    eprintln!(
+                    complain!(
                         "layer {} {:?} {} {}",
                         layer.diff_id.short(),
                         layer.origin,

@@ -127,7 +127,7 @@ impl Lines {
         match bar {
             Some(bar) if done => bar.finish_with_message(text.to_owned()),
             Some(bar) => bar.set_message(text.to_owned()),
-            None => eprintln!("{subject}: {text}"),
+            None => complain!("{subject}: {text}"),
         }
     }
 }

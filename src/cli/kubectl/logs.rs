@@ -10,6 +10,7 @@ use kube::{api::LogParams, runtime::wait::await_condition};
 use super::Session;
 use crate::{
     api::v1alpha1::{OCIRecipeBuild, PlatformStatus, condition},
+    cli::outcome,
     image::Platform,
 };
 
@@ -65,7 +66,7 @@ pub async fn print(
                 .as_ref()
                 .and_then(|failure| failure.log_snippet.as_deref())
                 .unwrap_or_default();
-            print!("{end}");
+            outcome::print(end)?;
             let record = entry.record.as_ref().map_or_else(String::new, |digest| {
                 format!(" The whole log is in the record {digest} in staging.")
             });
@@ -75,7 +76,9 @@ pub async fn print(
     };
     let mut lines = stream.lines();
     while let Some(line) = lines.try_next().await? {
-        println!("{line}");
+        if !outcome::print(&format!("{line}\n"))? {
+            break;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

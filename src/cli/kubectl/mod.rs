@@ -12,6 +12,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use kube::{Api, Client, Config, Resource, config::KubeConfigOptions, core::NamespaceResourceScope};
 use serde::Serialize;
 
+use super::outcome;
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum KubectlCommand {
@@ -159,9 +160,9 @@ impl Session {
     /// Prints text for people, or the document.
     fn print(&self, text: &str, document: &impl Serialize) -> anyhow::Result<()> {
         match self.output {
-            Output::Text => print!("{text}"),
-            Output::Json => println!("{}", serde_json::to_string_pretty(document)?),
-        }
+            Output::Text => outcome::print(text)?,
+            Output::Json => outcome::print(&format!("{}\n", serde_json::to_string_pretty(document)?))?,
+        };
         Ok(())
     }
 

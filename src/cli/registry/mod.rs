@@ -16,13 +16,14 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::outcome;
 use crate::{
     api::v1alpha1::{RegistryAccess, RegistryPolicy, RegistryPolicySpec},
     image::{Digest, Platform},
     record::{Failure, FailureClass, Reason},
     registry::{
-        Client, ClientOptions, CopyError, Credentials, Image, ImageSource, LocalImage, Reference, TagPolicy,
-        Target, normal_origin, read_image, read_referrers,
+        Client, ClientOptions, CopyError, Credentials, Image, ImageSource, LocalImage, Reference, Repository,
+        Secret, TagPolicy, Target, environment, normal_origin, provider_of, read_image, read_referrers,
     },
 };
 
@@ -66,6 +67,17 @@ pub struct RegistryFlags {
     /// A registry, host[:port], that is spoken to without TLS; may be given several times.
     #[arg(long, value_name = "HOST", value_parser = origin)]
     plain_http: Vec<String>,
+    /// Certificates (PEM) that are trusted for one registry beside the system's; may be given several times.
+    #[arg(long, value_name = "HOST=FILE", value_parser = host_and_files)]
+    ca: Vec<(String, Vec<PathBuf>)>,
+    /// The certificate (PEM) that is shown to one registry, and its private key, in one file or in two; may be given
+    /// several times.
+    #[arg(long, value_name = "HOST=FILE[,KEY]", value_parser = host_and_files)]
+    client_cert: Vec<(String, Vec<PathBuf>)>,
+    /// Log in to registries of Amazon, Google and Azure as the workload that this runs in, where the docker
+    /// configuration has no login for them.
+    #[arg(long)]
+    cloud_identity: bool,
     /// A YAML file of RegistryPolicy resources: certificates, plain http, and what is denied.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -164,6 +176,26 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
+/// `HOST=FILE[,FILE]`.
+fn host_and_files(text: &str) -> Result<(String, Vec<PathBuf>), String> {
+    let (host, files) = text
+        .split_once('=')
+        .filter(|(_, files)| !files.is_empty())
+        .ok_or_else(|| format!("{text:?} is not HOST=FILE; write for example registry.example.com=ca.pem"))?;
+    Ok((origin(host)?, files.split(',').map(PathBuf::from).collect()))
+}
+
+/// The files one after the other.
+fn read_all(files: &[PathBuf]) -> anyhow::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    for path in files {
+        let content = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        all.extend_from_slice(&content);
+        all.push(b'\n');
+    }
+    Ok(all)
+}
+
 /// Exit codes.
 pub(super) mod exit {
     /// Something was refused, or failed for good.
@@ -201,26 +233,23 @@ pub async fn run(command: RegistryCommand) -> anyhow::Result<ExitCode> {
 
 async fn tags(reference: &Reference, json: bool, flags: &RegistryFlags) -> anyhow::Result<ExitCode> {
     let session = Session::open(flags, &[&reference.registry]).await?;
-    let repository = session
-        .client
-        .repository(&reference.registry, &reference.repository);
+    let repository = session.repository(reference);
     match repository.tags().await {
         Ok(tags) if json => {
             let document = serde_json::json!({"repository": reference.to_string(), "tags": tags});
-            println!("{document}");
+            outcome::print(&format!("{document}\n"))?;
         }
         Ok(tags) => {
-            for tag in tags {
-                println!("{tag}");
-            }
+            let lines: String = tags.into_iter().flat_map(|tag| [tag, "\n".to_owned()]).collect();
+            outcome::print(&lines)?;
         }
         Err(error) => {
             let failure = Failure::new(error.reason(), error.to_string());
             if json {
                 let document = serde_json::json!({"repository": reference.to_string(), "error": failure});
-                println!("{document}");
+                outcome::print(&format!("{document}\n"))?;
             }
-            eprintln!("slipway: {}", failure.message);
+            complain!("slipway: {}", failure.message);
             return Ok(ExitCode::from(code_of(failure.class)));
         }
     }
@@ -240,6 +269,14 @@ impl Session {
             plain_http: flags.plain_http.iter().cloned().collect(),
             ..ClientOptions::default()
         };
+        for (host, files) in &flags.ca {
+            options.extra_roots.push((host.clone(), read_all(files)?));
+        }
+        for (host, files) in &flags.client_cert {
+            let pem = String::from_utf8(read_all(files)?)
+                .map_err(|_| anyhow::anyhow!("the client certificate for {host} is not PEM"))?;
+            options.client_certificates.push((host.clone(), Secret::new(pem)));
+        }
         let mut denied = BTreeSet::new();
         for policy in flags
             .policy
@@ -265,7 +302,7 @@ impl Session {
                 }
             }
         }
-        let credentials = match authfile(flags) {
+        let mut credentials = match authfile(flags) {
             None => Credentials::anonymous(),
             Some(path) => {
                 let json = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -274,10 +311,19 @@ impl Session {
                     .with_context(|| path.display().to_string())?
             }
         };
+        for registry in registries.iter().filter(|_| flags.cloud_identity) {
+            if let Some(provider) = provider_of(registry) {
+                credentials = credentials.with_cloud_identity(registry, provider, environment());
+            }
+        }
         Ok(Self {
             client: Client::new(options, credentials)?,
             denied,
         })
+    }
+
+    fn repository(&self, reference: &Reference) -> Repository {
+        self.client.repository(&reference.registry, &reference.repository)
     }
 
     /// Opens a source and reads its image.
@@ -297,15 +343,14 @@ impl Session {
                     .map_err(|error| Failure::new(Reason::InternalError, error.to_string()))?
                     .map_err(|error| Failure::new(error.reason(), error.to_string()))?;
                 for warning in image.warnings() {
-                    eprintln!("{}: {warning}", image.path());
+                    complain!("{}: {warning}", image.path());
                 }
                 let reference = image.root().digest.to_string();
                 (ImageSource::from(image), reference)
             }
             Source::Registry(reference) => {
                 self.allowed(&reference.registry)?;
-                let repository = self.client.repository(&reference.registry, &reference.repository);
-                (repository.into(), reference.selector().to_owned())
+                (self.repository(reference).into(), reference.selector().to_owned())
             }
         };
         let read = async {
@@ -325,7 +370,7 @@ impl Session {
     fn target(&self, reference: &Reference, tags: Vec<String>, policy: TagPolicy) -> Result<Target, Failure> {
         self.allowed(&reference.registry)?;
         Ok(Target {
-            repository: self.client.repository(&reference.registry, &reference.repository),
+            repository: self.repository(reference),
             tags,
             policy,
         })

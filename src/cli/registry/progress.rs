@@ -84,18 +84,18 @@ impl Shared {
                 let name = self.name(target);
                 let short = digest.short().to_owned();
                 match (became, state.sent.remove(&(target, digest))) {
-                    (BlobState::Existed, _) => eprintln!("{name}: blob {short} existed"),
-                    (BlobState::Mounted, _) => eprintln!("{name}: blob {short} mounted"),
+                    (BlobState::Existed, _) => complain!("{name}: blob {short} existed"),
+                    (BlobState::Mounted, _) => complain!("{name}: blob {short} mounted"),
                     (_, sent) => {
                         let sent = HumanBytes(sent.unwrap_or_default());
-                        eprintln!("{name}: blob {short} sent, {sent}");
+                        complain!("{name}: blob {short} sent, {sent}");
                     }
                 }
             }
             Progress::Manifest { target, digest } => {
-                eprintln!("{}: manifest {} written", self.name(target), digest.short());
+                complain!("{}: manifest {} written", self.name(target), digest.short());
             }
-            Progress::Tagged { target, tag } => eprintln!("{}: tag {tag}", self.name(target)),
+            Progress::Tagged { target, tag } => complain!("{}: tag {tag}", self.name(target)),
         }
     }
 

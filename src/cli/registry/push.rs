@@ -4,6 +4,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 
 use anyhow::bail;
 use clap::Args;
+use futures_util::join;
 
 use super::{
     Policy, RegistryFlags, Session, Source, exit, failure,
@@ -12,9 +13,12 @@ use super::{
     target,
 };
 use crate::{
-    image::Platform,
+    image::{Digest, Platform},
     record::Failure,
-    registry::{Image, ImageSource, Reference, TagPolicy, Target, push_all, survey},
+    registry::{
+        Image, ImageSource, Proof, PushOptions, Reference, TagPolicy, Target, approach, push_all_with,
+        push_merged, survey,
+    },
 };
 
 /// What `slipway push` is told.
@@ -33,6 +37,10 @@ pub struct PushArguments {
     /// Of an index, only the images for this platform, os/architecture[/variant]; may be given several times.
     #[arg(long, value_name = "PLATFORM")]
     platform: Vec<Platform>,
+    /// Put the image into the index that the target's one tag holds: its platforms replace the same ones there, others
+    /// stay. Without an index there, one is made.
+    #[arg(long, conflicts_with_all = ["dry_run", "check"])]
+    merge: bool,
     /// Bring signatures, SBOMs and attestations along.
     #[arg(long)]
     referrers: bool,
@@ -42,6 +50,10 @@ pub struct PushArguments {
     /// Say whether the targets have the image and their tags point to it, and write nothing.
     #[arg(long, conflicts_with = "dry_run")]
     check: bool,
+    /// Ask the target for every blob of an image that its tag points to already, not only for the manifests: finds
+    /// what the registry lost, and costs a request a blob.
+    #[arg(long)]
+    verify: bool,
     /// What happens to a tag that points elsewhere.
     #[arg(long, value_enum, default_value_t = Policy::Overwrite, value_name = "POLICY")]
     tag_policy: Policy,
@@ -63,6 +75,9 @@ pub struct CopyArguments {
     /// As of push.
     #[arg(long, value_name = "PLATFORM")]
     platform: Vec<Platform>,
+    /// As of push.
+    #[arg(long)]
+    verify: bool,
     /// What happens to a tag that points elsewhere.
     #[arg(long, value_enum, default_value_t = Policy::Overwrite, value_name = "POLICY")]
     tag_policy: Policy,
@@ -113,6 +128,8 @@ struct Job {
     referrers: bool,
     mode: Mode,
     policy: TagPolicy,
+    proof: Proof,
+    merge: bool,
     json: bool,
 }
 
@@ -121,6 +138,14 @@ pub(super) async fn push(arguments: PushArguments) -> anyhow::Result<ExitCode> {
     for reference in arguments.targets {
         let tags = reference.tag.iter().chain(&arguments.tag).cloned().collect();
         add(&mut targets, reference, tags)?;
+    }
+    if arguments.merge
+        && let Some((reference, tags)) = targets.iter().find(|(_, tags)| tags.len() != 1)
+    {
+        bail!(
+            "--merge needs exactly one tag for each target; {reference} has {}",
+            tags.len()
+        );
     }
     let job = Job {
         source: arguments.source,
@@ -133,6 +158,8 @@ pub(super) async fn push(arguments: PushArguments) -> anyhow::Result<ExitCode> {
             (false, false) => Mode::Write,
         },
         policy: arguments.tag_policy.into(),
+        proof: proof(arguments.verify),
+        merge: arguments.merge,
         json: arguments.json,
     };
     job.run(&arguments.registries).await
@@ -149,6 +176,8 @@ pub(super) async fn copy(arguments: CopyArguments) -> anyhow::Result<ExitCode> {
         referrers: true,
         mode: Mode::Write,
         policy: arguments.tag_policy.into(),
+        proof: proof(arguments.verify),
+        merge: false,
         json: arguments.json,
     };
     job.run(&arguments.registries).await
@@ -165,9 +194,26 @@ pub(super) async fn diff(arguments: DiffArguments) -> anyhow::Result<ExitCode> {
         referrers: arguments.referrers,
         mode: Mode::Plan,
         policy: TagPolicy::Overwrite,
+        proof: Proof::Whole,
+        merge: false,
         json: arguments.json,
     };
     job.run(&arguments.registries).await
+}
+
+/// A display of these targets, and options that tell it.
+fn watched(targets: &[Target], options: PushOptions) -> (Display, PushOptions) {
+    let names = targets.iter().map(|target| {
+        let repository = &target.repository;
+        format!("{}/{}", repository.registry(), repository.name())
+    });
+    let display = Display::new(names.collect(), std::io::stderr().is_terminal());
+    let listener = Some(display.listener());
+    (display, PushOptions { listener, ..options })
+}
+
+fn proof(whole: bool) -> Proof {
+    if whole { Proof::Whole } else { Proof::Root }
 }
 
 /// The target's own tag, else the source's.
@@ -231,14 +277,6 @@ impl Job {
 
     async fn work(&self, session: &Session) -> Report {
         let mut report = Report::new(&self.source, &self.targets);
-        let (source, image) = match session.read(&self.source, &self.platforms, self.referrers).await {
-            Ok(read) => read,
-            Err(failure) => {
-                report.error = Some(failure);
-                return report;
-            }
-        };
-        report.read(&image);
         let mut ready = Vec::new();
         let mut positions = Vec::new();
         for (position, (reference, tags)) in self.targets.iter().enumerate() {
@@ -250,16 +288,40 @@ impl Job {
                 Err(failure) => report.targets[position].fail(failure, None),
             }
         }
+        let (read, tags) = join!(
+            session.read(&self.source, &self.platforms, self.referrers),
+            self.approach(session, &ready)
+        );
+        let (source, image) = match read {
+            Ok(read) => read,
+            Err(failure) => {
+                report.error = Some(failure);
+                return report;
+            }
+        };
+        report.read(&image);
         if self.mode == Mode::Write {
-            let names = ready.iter().map(|target| {
-                let repository = &target.repository;
-                format!("{}/{}", repository.registry(), repository.name())
-            });
-            let display = Display::new(names.collect(), std::io::stderr().is_terminal());
-            let outcomes = push_all(&image, &source, &ready, Some(display.listener())).await;
+            let options = PushOptions {
+                listener: None,
+                proof: self.proof,
+                tags,
+            };
+            if self.merge {
+                for (position, target) in positions.into_iter().zip(&ready) {
+                    let (display, options) = watched(std::slice::from_ref(target), options.clone());
+                    match push_merged(&image, &source, target, &options).await {
+                        Ok((digest, outcome)) => report.targets[position].pushed(outcome, &digest),
+                        Err(error) => report.targets[position].fail(failure(&error), error.retry_after()),
+                    }
+                    display.finish();
+                }
+                return report;
+            }
+            let (display, options) = watched(&ready, options);
+            let outcomes = push_all_with(&image, &source, &ready, &options).await;
             display.finish();
             for (position, outcome) in positions.into_iter().zip(outcomes) {
-                report.targets[position].pushed(outcome, &image);
+                report.targets[position].pushed(outcome, image.digest());
             }
         } else {
             for (position, target) in positions.into_iter().zip(&ready) {
@@ -268,6 +330,18 @@ impl Job {
             }
         }
         report
+    }
+
+    /// Looks at the targets' tags while the source is read.
+    async fn approach(&self, session: &Session, targets: &[Target]) -> Vec<Vec<Option<Digest>>> {
+        if self.mode != Mode::Write {
+            return Vec::new();
+        }
+        let source = match &self.source {
+            Source::Registry(reference) => Some(session.repository(reference)),
+            Source::Path(..) => None,
+        };
+        approach(source.as_ref(), targets).await
     }
 
     /// Asks a target what it lacks.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Source, failure};
 use crate::{
+    cli::outcome,
     image::Digest,
     record::Failure,
     registry::{BlobCounters, Image, Outcome, Planned, Reference, ReferrerCounters, Survey},
@@ -112,17 +113,17 @@ impl Report {
 
     pub(super) fn print(&self, json: bool) -> anyhow::Result<()> {
         if json {
-            println!("{}", serde_json::to_string(self)?);
+            outcome::print(&format!("{}\n", serde_json::to_string(self)?))?;
             return Ok(());
         }
         if let Some(digest) = &self.digest {
-            println!("{digest}");
+            outcome::print(&format!("{digest}\n"))?;
         }
         if let Some(error) = &self.error {
-            eprintln!("slipway: {}", error.message);
+            complain!("slipway: {}", error.message);
         }
         for target in &self.targets {
-            target.print();
+            target.print()?;
         }
         Ok(())
     }
@@ -136,14 +137,14 @@ impl TargetReport {
             retry_after.map(|time| time.as_secs() + u64::from(time.subsec_nanos() > 0));
     }
 
-    pub(super) fn pushed(&mut self, outcome: Outcome, image: &Image) {
+    pub(super) fn pushed(&mut self, outcome: Outcome, digest: &Digest) {
         self.blobs = outcome.blobs;
         self.referrers = outcome.referrers;
         self.remember(outcome.previous);
         match outcome.result {
             Ok(()) => {
                 for tag in &mut self.tags {
-                    tag.digest = Some(image.digest().clone());
+                    tag.digest = Some(digest.clone());
                 }
                 let sent = outcome.blobs.uploaded > 0 || outcome.blobs.mounted > 0;
                 self.state = if outcome.changed || sent {
@@ -190,7 +191,7 @@ impl TargetReport {
         }
     }
 
-    fn print(&self) {
+    fn print(&self) -> std::io::Result<()> {
         let blobs = &self.blobs;
         let names: Vec<&str> = self.tags.iter().map(|tag| tag.name.as_str()).collect();
         let tags = if names.is_empty() {
@@ -207,22 +208,26 @@ impl TargetReport {
             State::Untouched => {}
             State::Failed => {
                 if let Some(error) = &self.error {
-                    eprintln!("{}: {:?}: {}", self.repository, error.reason, error.message);
+                    complain!("{}: {:?}: {}", self.repository, error.reason, error.message);
                 }
             }
-            state => println!(
-                "{}: {state:?}{tags}; blobs: {} sent ({}), {} mounted, {} existed ({} saved){referrers}",
-                self.repository,
-                blobs.uploaded,
-                sizes(blobs.bytes_uploaded),
-                blobs.mounted,
-                blobs.existed,
-                sizes(blobs.bytes_saved),
-            ),
+            state => {
+                let line = format!(
+                    "{}: {state:?}{tags}; blobs: {} sent ({}), {} mounted, {} existed ({} saved){referrers}\n",
+                    self.repository,
+                    blobs.uploaded,
+                    sizes(blobs.bytes_uploaded),
+                    blobs.mounted,
+                    blobs.existed,
+                    sizes(blobs.bytes_saved),
+                );
+                outcome::print(&line)?;
+            }
         }
         for request in &self.requests {
-            println!("  {request}");
+            outcome::print(&format!("  {request}\n"))?;
         }
+        Ok(())
     }
 }
 

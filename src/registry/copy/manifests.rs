@@ -19,19 +19,6 @@ use crate::{
 };
 
 impl Push<'_> {
-    pub(super) async fn read_tags(&self) -> Result<Vec<Option<Digest>>, CopyError> {
-        stream::iter(&self.target.tags)
-            .map(|tag| self.read_tag(tag))
-            .buffered(REQUESTS)
-            .try_collect()
-            .await
-    }
-
-    async fn read_tag(&self, tag: &str) -> Result<Option<Digest>, CopyError> {
-        let found = self.repository.head_manifest(tag).await?;
-        Ok(found.map(|(digest, _)| digest))
-    }
-
     /// Says no before anything is sent for a tag that will not be moved.
     pub(super) fn refuse_taken_tags(&self, previous: &[Option<Digest>]) -> Result<(), CopyError> {
         if self.target.policy != TagPolicy::Immutable {
@@ -50,6 +37,24 @@ impl Push<'_> {
         let root = &self.image.root;
         let found = self.repository.manifest(root.digest.as_str()).await?;
         Ok(found.is_some_and(|found| found.bytes == root.bytes))
+    }
+
+    /// Whether it has those, and every manifest below them.
+    pub(super) async fn serves_documents(&self) -> Result<bool, CopyError> {
+        let children = stream::iter(&self.image.nodes)
+            .map(|node| self.serves_child(&node.raw))
+            .buffer_unordered(REQUESTS)
+            .try_fold(true, async |all, served| Ok(all && served));
+        let (root, children) = futures_util::try_join!(self.serves_root(), children)?;
+        Ok(root && children)
+    }
+
+    async fn serves_child(&self, raw: &RawManifest) -> Result<bool, CopyError> {
+        if raw.digest == self.image.root.digest {
+            return Ok(true);
+        }
+        let found = self.repository.head_manifest(raw.digest.as_str()).await?;
+        Ok(found.is_some_and(|(_, size)| size == raw.bytes.len() as u64))
     }
 
     /// Writes what the target lacks, leaves before branches, the root last; returns the tags that the registry
@@ -82,8 +87,10 @@ impl Push<'_> {
 
     async fn bring_manifest(&self, node: &Node) -> Result<(), CopyError> {
         let raw = &node.raw;
-        let found = self.repository.head_manifest(raw.digest.as_str()).await?;
-        if found.is_some_and(|(_, size)| size == raw.bytes.len() as u64) {
+        if self.is_proven(&raw.digest) {
+            return Ok(());
+        }
+        if self.serves_child(raw).await? {
             self.state().proven.insert(raw.digest.clone());
             return Ok(());
         }
@@ -191,7 +198,9 @@ impl Push<'_> {
         }
         if !there.by_registry {
             self.repository.list_referrers(subject, &unlisted).await?;
-            self.state().changed = true;
+            let mut state = self.state();
+            state.changed = true;
+            state.lists.push((subject.clone(), unlisted.clone()));
         }
         let now = self.repository.referrers(subject).await?;
         for entry in &unlisted {
@@ -273,19 +282,12 @@ impl Push<'_> {
                 written.push(tag.clone());
             } else if previous.as_ref() != Some(digest) {
                 let _turn = self.repository.turn(tag).await;
-                let mut now = previous.clone();
-                if self.target.policy != TagPolicy::Overwrite {
-                    // A long push lies between then and now.
-                    now = self.read_tag(tag).await?;
-                    if now != *previous && now.as_ref() != Some(digest) {
-                        return Err(taken(tag, now.as_ref(), CHANGED));
-                    }
-                }
+                let (now, put) = self.still(tag, previous.as_ref()).await?;
                 if now.as_ref() != Some(digest) {
                     self.repository
-                        .put_manifest(tag, media_type, bytes)
+                        .put_manifest_as(tag, media_type, bytes, &put)
                         .await
-                        .map_err(|error| refused_tag(tag, previous.as_ref(), error))?;
+                        .map_err(|error| refused_tag(tag, previous.as_ref(), &put, error))?;
                     written.push(tag.clone());
                 }
             }
@@ -296,6 +298,29 @@ impl Push<'_> {
         }
         self.state().changed |= !written.is_empty();
         Ok(written)
+    }
+
+    /// Where a tag points to right before it is moved, and on which condition it is.
+    async fn still(
+        &self,
+        tag: &str,
+        previous: Option<&Digest>,
+    ) -> Result<(Option<Digest>, Put<'static>), CopyError> {
+        if self.target.policy == TagPolicy::Overwrite {
+            return Ok((previous.cloned(), Put::default()));
+        }
+        // A long push lies between then and now.
+        let found = self.repository.manifest_and_tag(tag).await?;
+        let now = found.as_ref().map(|(found, _)| found.digest.clone());
+        if now.as_ref() != previous && now.as_ref() != Some(self.image.digest()) {
+            return Err(taken(tag, now.as_ref(), CHANGED));
+        }
+        let put = Put {
+            if_none: found.is_none(),
+            if_match: found.and_then(|(_, etag)| etag),
+            ..Put::default()
+        };
+        Ok((now, put))
     }
 
     /// Reads back what this push has not yet seen at the target.
@@ -317,7 +342,17 @@ impl Push<'_> {
             .map(|blob| self.verify_blob(blob))
             .buffer_unordered(REQUESTS)
             .try_collect::<()>();
-        futures_util::try_join!(roots, children, blobs)?;
+        futures_util::try_join!(roots, children, blobs, self.keep_lists())?;
+        Ok(())
+    }
+
+    /// Another client may have written a list that it had read before ours was in it, where the registry knows no
+    /// conditions. Some time has passed since, so it is looked at again.
+    async fn keep_lists(&self) -> Result<(), CopyError> {
+        let lists = std::mem::take(&mut self.state().lists);
+        for (subject, entries) in lists {
+            self.repository.list_referrers(&subject, &entries).await?;
+        }
         Ok(())
     }
 
@@ -333,7 +368,7 @@ impl Push<'_> {
     }
 
     async fn verify_child(&self, raw: &RawManifest) -> Result<(), CopyError> {
-        if raw.digest == self.image.root.digest || self.state().proven.contains(&raw.digest) {
+        if raw.digest == self.image.root.digest || self.is_proven(&raw.digest) {
             return Ok(());
         }
         match self.repository.head_manifest(raw.digest.as_str()).await? {
@@ -348,7 +383,7 @@ impl Push<'_> {
     }
 
     async fn verify_blob(&self, blob: &Descriptor) -> Result<(), CopyError> {
-        if !self.state().proven.contains(&blob.digest) {
+        if !self.is_proven(&blob.digest) {
             self.repository.prove(blob).await?;
         }
         Ok(())
@@ -374,7 +409,11 @@ pub(super) fn taken(tag: &str, found: Option<&Digest>, rule: &'static str) -> Co
 }
 
 /// Registries have no common way of saying that a tag is immutable; some use 412, most the word.
-fn refused_tag(tag: &str, previous: Option<&Digest>, error: RegistryError) -> CopyError {
+fn refused_tag(tag: &str, previous: Option<&Digest>, put: &Put<'_>, error: RegistryError) -> CopyError {
+    let conditional = put.if_none || put.if_match.is_some();
+    if conditional && error.status() == Some(http::StatusCode::PRECONDITION_FAILED) {
+        return taken(tag, previous, CHANGED);
+    }
     if let RegistryError::Answered { refusal, .. } = &error
         && previous.is_some()
         && refusal.status.is_client_error()

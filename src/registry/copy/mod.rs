@@ -7,6 +7,7 @@
 //! [`read_referrers`] adds signatures, SBOMs and attestations; [`survey`] says what a push would do.
 
 mod manifests;
+mod merge;
 mod plan;
 mod push;
 mod read;
@@ -18,8 +19,9 @@ use std::{sync::Arc, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use merge::push_merged;
 pub use plan::Image;
-pub use push::{Outcome, Target, push_all};
+pub use push::{Outcome, Proof, PushOptions, Target, approach, push_all, push_all_with};
 pub use read::{read_image, read_referrers};
 pub use survey::{Planned, Survey, survey};
 
@@ -194,6 +196,14 @@ pub enum CopyError {
         /// Where it points to.
         found: Digest,
     },
+    /// An image cannot be put beside what a tag holds.
+    #[error("{what} cannot be merged with: {problem}")]
+    Unmergeable {
+        /// What is there.
+        what: String,
+        /// Why not, and what to do.
+        problem: String,
+    },
     /// A layer is to be had elsewhere only.
     #[error(
         "the layer {digest} is not in the source but at URLs that are not followed; rebuild with its content included"
@@ -220,7 +230,7 @@ impl CopyError {
             Self::SourceMissing { .. } => Reason::SourceMissing,
             Self::Manifest { .. } => Reason::ManifestInvalid,
             Self::Ambiguous { .. } => Reason::MediaTypeAmbiguous,
-            Self::MediaType { .. } => Reason::UnsupportedMediaType,
+            Self::MediaType { .. } | Self::Unmergeable { .. } => Reason::UnsupportedMediaType,
             Self::PlatformMissing { .. } => Reason::PlatformMissing,
             Self::Limit { .. } => Reason::LimitExceeded,
             Self::TagTaken { .. } | Self::ReferrerTaken { .. } => Reason::TagImmutable,

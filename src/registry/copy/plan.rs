@@ -20,7 +20,7 @@ pub(super) const CHILDREN_LIMIT: usize = 128;
 const BLOBS_LIMIT: usize = 4096;
 
 /// The annotation by which an attestation in an index says which of its neighbours it is about.
-const ATTESTS: &str = "vnd.docker.reference.digest";
+pub(super) const ATTESTS: &str = "vnd.docker.reference.digest";
 
 /// A document of an image.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,6 +119,12 @@ impl Image {
     /// The manifests that refer to it, in the order in which they were found.
     pub fn referrers(&self) -> impl Iterator<Item = &Digest> {
         self.referrers.iter().map(|referrer| &referrer.raw.digest)
+    }
+
+    /// The manifests below its root; none of a plain image.
+    pub fn children(&self) -> impl Iterator<Item = &Digest> {
+        let digests = self.nodes.iter().map(|node| &node.raw.digest);
+        digests.filter(|digest| **digest != self.root.digest)
     }
 
     /// The type of its root document.

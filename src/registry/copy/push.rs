@@ -24,15 +24,15 @@ use crate::{
 
 /// Targets at a time.
 const TARGETS: usize = 8;
-/// Requests at a time for each target: where every answer takes 80 ms, sixty layers still go in a few rounds.
-pub(super) const REQUESTS: usize = 16;
+/// Requests at a time for each target: where every answer takes 80 ms, sixty layers still go in two rounds.
+pub(super) const REQUESTS: usize = 32;
 /// Blobs that are sent at a time for each target, where all of them are large. A connection holds up to half a
 /// MiB of buffers, and a pod has a small memory limit.
 const LARGE_BLOBS: u32 = 6;
 /// From here on a blob's bytes take longer than its requests.
 const LARGE: u64 = 4 << 20;
 /// Shares of the sending for one target; a small blob takes one of them.
-const SHARES: u32 = 12;
+const SHARES: u32 = 30;
 
 /// Where an image goes.
 #[derive(Clone, Debug)]
@@ -43,6 +43,29 @@ pub struct Target {
     pub tags: Vec<String>,
     /// What happens to a tag that points elsewhere.
     pub policy: TagPolicy,
+}
+
+/// How much of what a target already has is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Proof {
+    /// Every blob and manifest.
+    #[default]
+    Whole,
+    /// Where a tag points to the image already: the very bytes of its root, and the manifests that an index
+    /// names. A registry takes a manifest only when it has the blobs, so those are not asked for; what a registry
+    /// lost since then is not noticed.
+    Root,
+}
+
+/// How images are pushed.
+#[derive(Clone, Default)]
+pub struct PushOptions {
+    /// Hears of progress.
+    pub listener: Option<Listener>,
+    /// How much of what is there is looked at.
+    pub proof: Proof,
+    /// Where each target's tags point to, as [`approach`] found; empty where it was not called.
+    pub tags: Vec<Vec<Option<Digest>>>,
 }
 
 /// How one target ended.
@@ -70,6 +93,20 @@ pub async fn push_all(
     targets: &[Target],
     listener: Option<Listener>,
 ) -> Vec<Outcome> {
+    let options = PushOptions {
+        listener,
+        ..PushOptions::default()
+    };
+    push_all_with(image, source, targets, &options).await
+}
+
+/// [`push_all`] with what is optional.
+pub async fn push_all_with(
+    image: &Image,
+    source: &ImageSource,
+    targets: &[Target],
+    options: &PushOptions,
+) -> Vec<Outcome> {
     // Targets beyond those that go at a time come too late for everybody else.
     let meeting = Meeting::new(targets.len().min(TARGETS));
     stream::iter(targets.iter().enumerate())
@@ -79,11 +116,44 @@ pub async fn push_all(
             } else {
                 Meeting::new(1)
             };
-            let push = Push::new(image, source, target, index, meeting, listener.clone());
+            let push = Push::new(image, source, target, index, meeting, options);
             async move { push.run().await }
         })
         .buffered(TARGETS)
         .collect()
+        .await
+}
+
+/// Asks every target where its tags point to, while the image is still being read: connections and tokens are
+/// there then when the push begins. Whatever stands against it, the push finds out; it has no tags of that target
+/// here.
+///
+/// With the repository that the image comes from, one token serves its mounts as well.
+pub async fn approach(source: Option<&Repository>, targets: &[Target]) -> Vec<Vec<Option<Digest>>> {
+    stream::iter(targets)
+        .map(|target| async move {
+            let from = source.and_then(|source| mount_name(source, &target.repository));
+            let sources: Vec<&str> = from.iter().map(String::as_str).collect();
+            let repository = target.repository.for_push(&sources);
+            read_tags(&repository, &target.tags).await.unwrap_or_default()
+        })
+        .buffered(TARGETS)
+        .collect()
+        .await
+}
+
+/// Where tags point to.
+pub(super) async fn read_tags(
+    repository: &Repository,
+    tags: &[String],
+) -> Result<Vec<Option<Digest>>, RegistryError> {
+    stream::iter(tags)
+        .map(|tag| async move {
+            let found = repository.head_manifest(tag).await?;
+            Ok(found.map(|(digest, _)| digest))
+        })
+        .buffered(REQUESTS)
+        .try_collect()
         .await
 }
 
@@ -95,7 +165,7 @@ pub(super) struct Push<'a> {
     pub(super) target: &'a Target,
     pub(super) index: usize,
     meeting: Arc<Meeting>,
-    listener: Option<Listener>,
+    options: &'a PushOptions,
     /// The repository to mount from.
     mount_from: Option<String>,
     /// Whether the registry mounts from there. Unknown until the first try, which the other blobs wait for:
@@ -110,6 +180,8 @@ pub(super) struct State {
     pub(super) blobs: BlobCounters,
     pub(super) referrers: ReferrerCounters,
     pub(super) changed: bool,
+    /// The lists of referrers that clients keep, and what was put into them.
+    pub(super) lists: Vec<(Digest, Vec<Descriptor>)>,
     /// Blobs and manifests that were seen with their sizes at the target during this push.
     pub(super) proven: HashSet<Digest>,
 }
@@ -121,7 +193,7 @@ impl<'a> Push<'a> {
         target: &'a Target,
         index: usize,
         meeting: Arc<Meeting>,
-        listener: Option<Listener>,
+        options: &'a PushOptions,
     ) -> Self {
         let repository = &target.repository;
         let mount_from = mount_source(source, repository);
@@ -133,7 +205,7 @@ impl<'a> Push<'a> {
             target,
             index,
             meeting,
-            listener,
+            options,
             mounts: tokio::sync::Mutex::default(),
             mount_from,
             shares: Semaphore::new(SHARES as usize),
@@ -147,7 +219,7 @@ impl<'a> Push<'a> {
             blobs: self.image.blobs(),
             bytes: self.image.bytes(),
         });
-        let mut previous = Vec::new();
+        let mut previous = self.options.tags.get(self.index).cloned().unwrap_or_default();
         let result = self.steps(&mut previous).await;
         self.meeting.leave(self.index, |digest| self.source_blob(digest));
         self.tell(Progress::Ended { target: self.index });
@@ -162,47 +234,98 @@ impl<'a> Push<'a> {
     }
 
     async fn steps(&self, previous: &mut Vec<Option<Digest>>) -> Result<(), CopyError> {
-        if self.target.policy == TagPolicy::Immutable {
-            *previous = self.read_tags().await?;
-            self.refuse_taken_tags(previous)?;
+        let root_first = self.options.proof == Proof::Root;
+        if previous.is_empty() && (self.target.policy == TagPolicy::Immutable || root_first) {
+            *previous = read_tags(&self.repository, &self.target.tags).await?;
         }
-        let tags = async {
-            if previous.is_empty() {
-                *previous = self.read_tags().await?;
+        self.refuse_taken_tags(previous)?;
+        let is_tagged = previous
+            .iter()
+            .flatten()
+            .any(|found| found == self.image.digest());
+        let served = if root_first && is_tagged {
+            let served = self.serves_documents().await?;
+            if served {
+                self.believe();
             }
-            Ok(())
+            self.bring_blobs(true).await?;
+            served
+        } else {
+            // What has no tag yet has no blobs either, most likely.
+            let is_new = !self.target.tags.is_empty() && previous.iter().all(Option::is_none);
+            let look_first = !(is_new && previous.len() == self.target.tags.len());
+            let tags = async {
+                if previous.is_empty() {
+                    *previous = read_tags(&self.repository, &self.target.tags).await?;
+                }
+                Ok(())
+            };
+            // Each answer takes a round trip, so everything that can be asked is asked at once.
+            let ((), served, ()) = try_join!(tags, self.serves_root(), self.bring_blobs(look_first))?;
+            served
         };
-        // Each answer takes a round trip, so everything that can be asked is asked at once.
-        let ((), served, ()) = try_join!(tags, self.serves_root(), self.bring_blobs())?;
         let moved = self.bring_manifests(served, previous).await?;
         self.bring_referrers().await?;
         let written = self.move_tags(previous, &moved).await?;
         self.verify(served, &written).await
     }
 
-    async fn bring_blobs(&self) -> Result<(), CopyError> {
-        stream::iter(&self.image.blobs)
-            .map(|blob| self.bring_blob(blob))
+    /// Takes the registry's word for the blobs of an image whose documents it serves.
+    fn believe(&self) {
+        for node in &self.image.nodes {
+            self.state().proven.insert(node.raw.digest.clone());
+            for blob in &node.blobs {
+                // Several manifests may share it.
+                if !self.is_proven(&blob.digest) {
+                    self.count(blob, BlobState::Existed);
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_proven(&self, digest: &Digest) -> bool {
+        self.state().proven.contains(digest)
+    }
+
+    async fn bring_blobs(&self, look_first: bool) -> Result<(), CopyError> {
+        let unproven = self
+            .image
+            .blobs
+            .iter()
+            .filter(|blob| !self.is_proven(&blob.digest));
+        stream::iter(unproven)
+            .map(|blob| self.bring_blob(blob, look_first))
             .buffer_unordered(REQUESTS)
             .try_collect()
             .await
     }
 
-    async fn bring_blob(&self, blob: &Descriptor) -> Result<(), CopyError> {
+    /// Where blobs can be mounted and most likely are not there, the mount is the question: it costs no more than
+    /// one that is answered with no.
+    async fn bring_blob(&self, blob: &Descriptor, look_first: bool) -> Result<(), CopyError> {
         // Another push of this process may be sending it.
         let _turn = self.repository.turn(blob.digest.as_str()).await;
-        if self.repository.has_blob(blob).await? {
+        let look_first = look_first || self.mount_from.is_none();
+        if look_first && self.repository.has_blob(blob).await? {
             self.count(blob, BlobState::Existed);
             return Ok(());
         }
-        match self.mount(&blob.digest).await? {
+        let pending = match self.mount(&blob.digest).await? {
             Mount::Mounted => {
                 self.count(blob, BlobState::Mounted);
-                Ok(())
+                return Ok(());
             }
-            Mount::Upload(pending) => self.send_blob(blob, Some(pending)).await,
-            Mount::Unavailable => self.send_blob(blob, None).await,
+            Mount::Upload(pending) => Some(pending),
+            Mount::Unavailable => None,
+        };
+        if !look_first && self.repository.has_blob(blob).await? {
+            if let Some(unused) = pending {
+                self.repository.give_up(unused, &blob.digest).await;
+            }
+            self.count(blob, BlobState::Existed);
+            return Ok(());
         }
+        self.send_blob(blob, pending).await
     }
 
     async fn mount(&self, digest: &Digest) -> Result<Mount, CopyError> {
@@ -319,7 +442,7 @@ impl<'a> Push<'a> {
     }
 
     fn meter(&self, blob: &Descriptor) -> Option<Meter> {
-        let listener = self.listener.clone()?;
+        let listener = self.options.listener.clone()?;
         let (target, digest) = (self.index, blob.digest.clone());
         Some(Arc::new(move |bytes| {
             listener(Progress::Blob {
@@ -331,7 +454,7 @@ impl<'a> Push<'a> {
     }
 
     pub(super) fn tell(&self, progress: Progress) {
-        if let Some(listener) = &self.listener {
+        if let Some(listener) = &self.options.listener {
             listener(progress);
         }
     }
@@ -343,7 +466,10 @@ impl<'a> Push<'a> {
 
 /// The repository that blobs of a source can be mounted from, if it is another one of the target's registry.
 pub(super) fn mount_source(source: &ImageSource, target: &Repository) -> Option<String> {
-    let source = source.repository()?;
+    mount_name(source.repository()?, target)
+}
+
+fn mount_name(source: &Repository, target: &Repository) -> Option<String> {
     (source.registry() == target.registry() && source.name() != target.name())
         .then(|| source.name().to_owned())
 }

@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{
     CopyError, Image, TagPolicy, Target,
     manifests::taken,
-    push::{REQUESTS, mount_source},
+    push::{REQUESTS, mount_source, read_tags},
 };
 use crate::{
     image::{Descriptor, Digest},
@@ -104,14 +104,7 @@ impl Survey {
 /// When the target does not answer well, or its policy refuses the push.
 pub async fn survey(image: &Image, source: &ImageSource, target: &Target) -> Result<Survey, CopyError> {
     let repository = &target.repository;
-    let tags: Vec<Option<Digest>> = stream::iter(&target.tags)
-        .map(|tag| async move {
-            let found = repository.head_manifest(tag).await?;
-            Ok::<_, CopyError>(found.map(|(digest, _)| digest))
-        })
-        .buffered(REQUESTS)
-        .try_collect()
-        .await?;
+    let tags = read_tags(repository, &target.tags).await?;
     for (tag, now) in target.tags.iter().zip(&tags) {
         if let Some(now) = now
             && now != image.digest()

@@ -377,6 +377,12 @@ impl Exchange<'_> {
                 return refusal(412, "PRECONDITION_FAILED", &Value::Null);
             }
         }
+        let is_there = content
+            .tags
+            .contains_key(&(name.to_owned(), reference.to_owned()));
+        if content.features.etags && is_there && self.header(header::IF_NONE_MATCH) == Some("*") {
+            return refusal(412, "PRECONDITION_FAILED", &Value::Null);
+        }
         for tag in tags {
             content.tags.insert((name.to_owned(), tag), digest.clone());
         }

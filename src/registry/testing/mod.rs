@@ -5,6 +5,7 @@
 
 mod connection;
 mod exchange;
+pub(crate) mod wire;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -280,11 +281,19 @@ impl FaultRegistry {
 
     /// An image of a config and layers, in place.
     pub(crate) fn put_image(&self, repository: &str, layers: &[&[u8]]) -> Descriptor {
+        self.put_image_for(repository, "amd64", layers)
+    }
+
+    /// The same for a platform.
+    pub(crate) fn put_image_for(&self, repository: &str, architecture: &str, layers: &[&[u8]]) -> Descriptor {
         let describe = |bytes: &[u8], media_type: &str| {
             let digest = self.put_blob(repository, bytes);
             json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
         };
-        let config = format!(r#"{{"architecture":"amd64","os":"linux","x":{}}}"#, layers.len());
+        let config = format!(
+            r#"{{"architecture":"{architecture}","os":"linux","x":{}}}"#,
+            layers.len()
+        );
         let document = json!({
             "schemaVersion": 2,
             "mediaType": media_type::OCI_MANIFEST,

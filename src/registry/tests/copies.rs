@@ -11,7 +11,8 @@ use crate::{
     image::{Descriptor, Digest, media_type},
     record::Reason,
     registry::{
-        BlobCounters, CopyError, Listener, Outcome, Progress, TagPolicy, Target, push_all, read_image,
+        BlobCounters, CopyError, Listener, Outcome, Progress, Proof, PushOptions, TagPolicy, Target,
+        approach, push_all, push_all_with, push_merged, read_image,
         testing::{Door, Fault, FaultRegistry},
     },
 };
@@ -513,4 +514,134 @@ async fn several_tags_go_with_one_request_where_that_is_offered(
         // Read back, however it was written.
         assert_eq!(to.count(&Method::GET, &format!("manifests/{tag}?")), 1);
     }
+}
+
+/// A push as the command line does it.
+async fn push_by_root(from: &FaultRegistry, root: &Digest, target: Target) -> Outcome {
+    let source = from.repository("src").into();
+    let image = read_image(&source, root.as_str(), &[]).await.unwrap();
+    let options = PushOptions {
+        proof: Proof::Root,
+        tags: approach(source.repository(), std::slice::from_ref(&target)).await,
+        ..PushOptions::default()
+    };
+    push_all_with(&image, &source, &[target], &options)
+        .await
+        .remove(0)
+}
+
+#[tokio::test]
+async fn an_image_that_its_tag_points_to_costs_two_requests_at_the_target() {
+    let (from, to) = (FaultRegistry::start().await, FaultRegistry::start().await);
+    let root = from.put_image("src", &[b"one", b"two", b"three"]);
+    push(&from, &root.digest, overwriting(&to)).await.result.unwrap();
+    to.forget_log();
+    let outcome = push_by_root(&from, &root.digest, overwriting(&to)).await;
+    outcome.result.unwrap();
+    assert!(!outcome.changed);
+    assert_eq!(outcome.blobs.existed, 4);
+    let by_digest = format!("GET /v2/team/app/manifests/{}", root.digest);
+    assert_eq!(to.requests(), ["HEAD /v2/team/app/manifests/v1", &by_digest]);
+}
+
+#[tokio::test]
+async fn what_a_registry_lost_is_found_by_a_look_at_the_whole() {
+    let (from, to) = (FaultRegistry::start().await, FaultRegistry::start().await);
+    let root = from.put_image("src", &[b"one", b"two"]);
+    push(&from, &root.digest, overwriting(&to)).await.result.unwrap();
+    to.remove_blob("team/app", &Digest::of(b"one"));
+    let outcome = push_by_root(&from, &root.digest, overwriting(&to)).await;
+    assert_eq!((outcome.blobs.existed, outcome.blobs.uploaded), (3, 0));
+    let outcome = push(&from, &root.digest, overwriting(&to)).await;
+    assert_eq!((outcome.blobs.existed, outcome.blobs.uploaded), (2, 1));
+}
+
+#[rstest]
+#[case::another_root(Method::GET, 0)]
+#[case::a_child_that_is_gone(Method::HEAD, 1)]
+#[tokio::test]
+async fn a_tag_alone_proves_nothing(#[case] method: Method, #[case] child: usize) {
+    let (from, to) = (FaultRegistry::start().await, FaultRegistry::start().await);
+    let root = put_index(&from);
+    push(&from, &root.digest, overwriting(&to)).await.result.unwrap();
+    let source = from.repository("src").into();
+    let image = read_image(&source, root.digest.as_str(), &[]).await.unwrap();
+    let gone = if child == 0 {
+        root.digest.clone()
+    } else {
+        image.children().next().unwrap().clone()
+    };
+    to.forget_log();
+    to.fault(
+        1,
+        method,
+        gone.as_str(),
+        Fault::Answer(404, vec![], String::new()),
+    );
+    let outcome = push_by_root(&from, &root.digest, overwriting(&to)).await;
+    outcome.result.unwrap();
+    // Every blob is asked for, and the root is written again.
+    assert_eq!(to.count(&Method::HEAD, "/blobs/"), image.blobs());
+    assert_eq!(to.count(&Method::PUT, "/manifests/"), 1);
+}
+
+#[tokio::test]
+async fn a_new_tag_of_the_same_registry_is_mounted_without_a_question() {
+    let registry = FaultRegistry::start().await;
+    let root = registry.put_image("src", &[b"one", b"two"]);
+    // One that is there already is mounted all the same.
+    registry.put_blob("team/app", b"two");
+    let outcome = push_by_root(&registry, &root.digest, overwriting(&registry)).await;
+    outcome.result.unwrap();
+    assert_eq!(outcome.blobs.mounted, 3);
+    let log = registry.requests();
+    let first_look = log
+        .iter()
+        .position(|line| line.starts_with("HEAD") && line.contains("/blobs/"));
+    let last_mount = log.iter().rposition(|line| line.starts_with("POST"));
+    assert!(first_look > last_mount, "{log:?}");
+}
+
+#[tokio::test]
+async fn an_upload_that_is_opened_for_a_blob_that_is_there_is_closed() {
+    let registry = FaultRegistry::start()
+        .await
+        .without(|features| features.mounts = false);
+    let root = registry.put_image("src", &[b"one", b"two"]);
+    registry.put_blob("team/app", b"two");
+    let outcome = push_by_root(&registry, &root.digest, overwriting(&registry)).await;
+    outcome.result.unwrap();
+    assert_eq!((outcome.blobs.existed, outcome.blobs.uploaded), (1, 2));
+    assert_eq!(registry.count(&Method::DELETE, "uploads"), 1);
+}
+
+/// Pushes of platforms that are built apart meet in one index, also when they meet at the same time.
+#[tokio::test]
+async fn merges_at_the_same_time_lose_no_platform() {
+    let (from, to) = (FaultRegistry::start().await, FaultRegistry::start().await);
+    let architectures = ["amd64", "arm64", "s390x"];
+    let merges = architectures.map(|architecture| {
+        let layer = architecture.as_bytes();
+        let image = from.put_image_for("src", architecture, &[layer]);
+        let (source, to) = (from.repository("src").into(), to.clone());
+        async move {
+            let image = read_image(&source, image.digest.as_str(), &[]).await.unwrap();
+            let options = PushOptions::default();
+            let merged = push_merged(&image, &source, &overwriting(&to), &options)
+                .await
+                .unwrap();
+            merged.1.result.unwrap();
+        }
+    });
+    futures_util::future::join_all(merges).await;
+    let found = to.repository("team/app").manifest("v1").await.unwrap().unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&found.bytes).unwrap();
+    let mut names: Vec<&str> = index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["platform"]["architecture"].as_str().unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, architectures);
 }

@@ -2,16 +2,21 @@
 
 mod auth;
 mod blobs;
+mod clouds;
 mod conformance;
 mod copies;
+mod destinations;
 mod local;
 mod manifests;
+mod pieces;
 mod profiles;
 mod real;
 mod referrers;
 mod rows;
 mod sharing;
 mod signed;
+mod trace;
+mod uploads;
 
 use std::path::PathBuf;
 

@@ -13,8 +13,8 @@ use super::{content, describe};
 use crate::{
     image::{Digest, media_type},
     registry::{
-        BytesSource, Client, ClientOptions, Credentials, Mount, Repository, TagPolicy, Target, Uploaded,
-        push_all, read_image,
+        BytesSource, Client, ClientOptions, Credentials, Mount, Repository, Secret, TagPolicy, Target,
+        Uploaded, push_all, read_image, testing::FaultRegistry,
     },
 };
 
@@ -220,4 +220,99 @@ async fn a_certificate_is_trusted_for_the_registry_that_it_was_given_for() {
         assert_eq!(error.reason(), crate::record::Reason::RegistryUnavailable);
         assert!(error.to_string().contains("certificate"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_registry_that_wants_a_certificate_is_shown_the_one_that_was_given_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((certificate, key)) = certificate(folder.path()) else {
+        eprintln!("skipped: no `openssl` that makes a certificate");
+        return;
+    };
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let (pem, pair) = (read(&certificate), read(&certificate) + &read(&key));
+    // The registry knows its clients by the same certificate that it shows.
+    let tls = json!({"certificate": certificate, "key": key, "clientcas": [certificate]});
+    let Some(real) = Real::start_in(folder, &tls).await else {
+        return;
+    };
+    let found = |client_certificates| {
+        let options = ClientOptions {
+            extra_roots: vec![(real.host.clone(), pem.clone().into_bytes())],
+            client_certificates,
+            ..ClientOptions::default()
+        };
+        let client = Client::new(options, Credentials::anonymous()).unwrap();
+        let repository = client.repository(&real.host, "a");
+        async move { repository.head_blob(&Digest::of(b"x")).await }
+    };
+    let given = vec![(real.host.clone(), Secret::new(pair.clone()))];
+    assert_eq!(found(given).await.unwrap(), None);
+    for others in [vec![], vec![("127.0.0.1:1".to_owned(), Secret::new(pair))]] {
+        let error = found(others).await.unwrap_err();
+        assert_eq!(error.reason(), crate::record::Reason::RegistryUnavailable);
+    }
+}
+
+#[test]
+fn a_client_certificate_without_a_key_is_refused_and_not_quoted() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    for pem in [
+        "secret-words",
+        "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n",
+    ] {
+        let options = ClientOptions {
+            client_certificates: vec![("r.test".to_owned(), Secret::new(pem))],
+            ..ClientOptions::default()
+        };
+        let shown = format!("{options:?}");
+        let error = Client::new(options, Credentials::anonymous())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("r.test"), "{error}");
+        for text in [shown, error] {
+            assert!(
+                !text.contains("secret-words") && !text.contains("c2VjcmV0"),
+                "{text}"
+            );
+        }
+    }
+}
+
+/// As of the fault registry, by the counters: what a real one was sent.
+#[tokio::test]
+async fn fifty_pushes_to_a_real_registry_send_what_is_unique_once() {
+    const LAYER: usize = 100_000;
+    let Some(real) = Real::start().await else {
+        return;
+    };
+    let from = FaultRegistry::start().await;
+    let layer = |seed: u64| {
+        let mut bytes = vec![0; LAYER];
+        fastrand::Rng::with_seed(seed).fill(&mut bytes);
+        bytes
+    };
+    let shared: Vec<Vec<u8>> = (0..9).map(layer).collect();
+    let to = real.repository("fifty");
+    let pushes = (0..50).map(|number| {
+        let own = layer(100 + number);
+        let layers: Vec<&[u8]> = shared.iter().chain([&own]).map(Vec::as_slice).collect();
+        let root = from.put_image("src", &layers);
+        let (source, repository) = (from.repository("src").into(), to.clone());
+        async move {
+            let image = read_image(&source, root.digest.as_str(), &[]).await.unwrap();
+            let target = Target {
+                repository,
+                tags: vec![format!("v{number}")],
+                policy: TagPolicy::Overwrite,
+            };
+            let outcome = push_all(&image, &source, &[target], None).await.remove(0);
+            outcome.result.unwrap();
+            outcome.blobs.bytes_uploaded
+        }
+    });
+    let sent: i64 = futures_util::future::join_all(pushes).await.into_iter().sum();
+    let layers = i64::try_from((9 + 50) * LAYER).unwrap();
+    assert!(sent >= layers && sent * 100 <= layers * 105, "{sent} of {layers}");
+    println!("50 pushes to distribution: {sent} bytes were sent; the layers have {layers} that are unique");
 }

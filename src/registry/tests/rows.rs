@@ -7,7 +7,7 @@ use std::{fmt::Write as _, path::Path};
 /// Step or fault, what is done, and the tests.
 type Row = (&'static str, &'static str, &'static [&'static str]);
 
-const STEPS: [Row; 24] = [
+const STEPS: [Row; 29] = [
     (
         "names",
         "What is no registry, repository, tag or digest is never asked for.",
@@ -58,6 +58,8 @@ const STEPS: [Row; 24] = [
             "a_registry_that_does_not_mount_is_no_error",
             "a_registry_that_refused_one_mount_is_not_asked_for_another",
             "blobs_of_the_same_registry_are_mounted",
+            "a_new_tag_of_the_same_registry_is_mounted_without_a_question",
+            "an_upload_that_is_opened_for_a_blob_that_is_there_is_closed",
         ],
     ),
     (
@@ -151,8 +153,57 @@ const STEPS: [Row; 24] = [
             "a_list_is_added_to_and_not_written_anew",
             "a_list_that_others_write_keeps_what_they_wrote",
             "writers_of_one_process_take_turns_also_where_there_are_no_entity_tags",
+            "a_list_that_was_overwritten_during_the_push_is_mended",
             "something_else_under_the_list_s_tag_is_named_and_left",
         ],
+    ),
+    (
+        "what is there already",
+        "A tag that points to the image, its bytes and the manifests below it; every blob where that was asked for.",
+        &[
+            "an_image_that_its_tag_points_to_costs_two_requests_at_the_target",
+            "a_tag_alone_proves_nothing",
+            "what_a_registry_lost_is_found_by_a_look_at_the_whole",
+            "a_second_push_asks_and_writes_nothing",
+        ],
+    ),
+    (
+        "merged index",
+        "Our platforms replaced, others kept, dangling attestations dropped; on condition that the tag did not move.",
+        &[
+            "platforms_of_ours_are_replaced_others_stay_and_nothing_dangles",
+            "what_is_no_index_of_our_family_is_left_alone",
+            "a_merge_keeps_to_the_limits",
+            "merges_at_the_same_time_lose_no_platform",
+        ],
+    ),
+    (
+        "cloud identities",
+        "The provider's own exchange when the registry first asks, once for each life; never a static secret.",
+        &[
+            "amazon_s_registry_is_logged_in_to_by_a_role",
+            "amazon_s_registry_is_logged_in_to_by_a_pod_identity",
+            "the_documentation_s_example_has_its_signature",
+            "google_s_registry_is_logged_in_to_by_a_pool",
+            "google_s_registry_is_logged_in_to_by_the_machine_and_again_when_that_ends",
+            "azure_s_registry_is_logged_in_to_by_a_federated_token",
+            "a_login_that_was_given_comes_before_the_cloud_s",
+            "a_host_s_name_says_whose_it_is",
+        ],
+    ),
+    (
+        "certificates",
+        "Roots and a client's certificate for one host and port.",
+        &[
+            "a_certificate_is_trusted_for_the_registry_that_it_was_given_for",
+            "a_registry_that_wants_a_certificate_is_shown_the_one_that_was_given_for_it",
+            "a_client_certificate_without_a_key_is_refused_and_not_quoted",
+        ],
+    ),
+    (
+        "what crosses the wire",
+        "Nothing of a credential to servers that a registry names, by realm, redirect, Location or Link.",
+        &["no_byte_of_a_credential_leaves_its_origin"],
     ),
     (
         "referrers",
@@ -324,8 +375,11 @@ const FAULTS: [Row; 16] = [
     ),
     (
         "pushes at the same time",
-        "A shared layer is sent once.",
-        &["pushes_of_one_process_send_a_shared_layer_once"],
+        "A shared layer is sent once; fifty images cost what is unique in them.",
+        &[
+            "pushes_of_one_process_send_a_shared_layer_once",
+            "fifty_pushes_of_images_that_share_nine_layers_of_ten_send_what_is_unique_once",
+        ],
     ),
     (
         "a target serves something else",
@@ -344,22 +398,31 @@ const FAULTS: [Row; 16] = [
 ];
 
 /// Every source file that has tests of the client.
-const SOURCES: [&str; 18] = [
+const SOURCES: [&str; 27] = [
     include_str!("auth.rs"),
     include_str!("blobs.rs"),
+    include_str!("clouds.rs"),
     include_str!("conformance.rs"),
     include_str!("copies.rs"),
+    include_str!("destinations.rs"),
     include_str!("local.rs"),
     include_str!("manifests.rs"),
+    include_str!("pieces.rs"),
     include_str!("profiles.rs"),
     include_str!("real.rs"),
     include_str!("referrers.rs"),
     include_str!("sharing.rs"),
+    include_str!("trace.rs"),
+    include_str!("uploads.rs"),
     include_str!("../addresses.rs"),
     include_str!("../auth.rs"),
+    include_str!("../cloud/origins.rs"),
+    include_str!("../cloud/signature.rs"),
+    include_str!("../copy/merge.rs"),
     include_str!("../error.rs"),
     include_str!("../pace.rs"),
     include_str!("../reference.rs"),
+    include_str!("../answer.rs"),
     include_str!("../transport.rs"),
     include_str!("../upload/learned.rs"),
     include_str!("../../image/digest.rs"),

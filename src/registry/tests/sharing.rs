@@ -148,3 +148,46 @@ async fn pushes_of_one_process_send_a_shared_layer_once() {
     // One layer of all, fifty of their own, and the configs, which are alike.
     assert_eq!(to.count(&Method::PUT, "uploads"), 1 + 50 + 1);
 }
+
+/// Nine layers of all and one of its own: what fifty images consist of is little more than what one does.
+#[tokio::test]
+async fn fifty_pushes_of_images_that_share_nine_layers_of_ten_send_what_is_unique_once() {
+    const LAYER: usize = 100_000;
+    let (from, to) = (FaultRegistry::start().await, FaultRegistry::start().await);
+    let layer = |seed: u64| {
+        let mut bytes = vec![0; LAYER];
+        fastrand::Rng::with_seed(seed).fill(&mut bytes);
+        bytes
+    };
+    let shared: Vec<Vec<u8>> = (0..9).map(layer).collect();
+    let client = Client::new(to.options(), to.credentials()).unwrap();
+    let pushes = (0..50).map(|number| {
+        let own = layer(100 + number);
+        let layers: Vec<&[u8]> = shared.iter().chain([&own]).map(Vec::as_slice).collect();
+        let root = from.put_image("src", &layers);
+        let (from, repository) = (&from, client.repository(&to.host(), "a"));
+        async move {
+            let source: ImageSource = from.repository("src").into();
+            let image = read_image(&source, root.digest.as_str(), &[]).await.unwrap();
+            let target = Target {
+                repository,
+                tags: vec![format!("v{number}")],
+                policy: TagPolicy::Overwrite,
+            };
+            let outcome = push_all(&image, &source, &[target], None).await.remove(0);
+            outcome.result.unwrap();
+            (outcome.blobs.bytes_uploaded, image.bytes())
+        }
+    });
+    let outcomes = futures_util::future::join_all(pushes).await;
+    let config = outcomes[0].1 - 10 * LAYER as u64;
+    let unique = (9 + 50) * LAYER as u64 + config;
+    let received = to.received();
+    assert!(
+        received >= unique && received * 100 <= unique * 105,
+        "{received} bytes were sent, {unique} are unique"
+    );
+    // The counters say the same as the wire.
+    let counted: i64 = outcomes.iter().map(|(sent, _)| sent).sum();
+    assert_eq!(u64::try_from(counted).unwrap(), received);
+}

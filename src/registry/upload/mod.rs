@@ -18,10 +18,10 @@ use http::{
 use reqwest::Url;
 
 use super::{
+    answer::{Answer, location},
     client::Repository,
     error::{Operation, RegistryError},
     source::BlobSource,
-    transport::{Answer, location},
 };
 use crate::image::{Descriptor, Digest};
 pub(super) use learned::Learned;
@@ -255,6 +255,11 @@ impl Repository {
             location.clone()
         };
         Some((next, last.checked_add(1)?))
+    }
+
+    /// Closes an upload that turned out not to be needed.
+    pub(super) async fn give_up(&self, pending: PendingUpload, digest: &Digest) {
+        self.cancel_upload(&pending.location, digest.as_str()).await;
     }
 
     /// Tells the registry that nothing more comes; it is only polite, so nothing follows from the answer.

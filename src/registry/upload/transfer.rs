@@ -1,12 +1,15 @@
 //! A blob whose digest is known, in one request that goes on where it broke.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, stream, try_join};
 use http::{
     Method, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE},
@@ -53,12 +56,16 @@ impl<S: BlobSource> Transfer<'_, S> {
         let mut failures = 0;
         let mut unauthorized = false;
         loop {
-            let here = match location.take() {
-                Some(here) => here,
-                None => self.writer.start_upload(what).await?.0.location,
+            let open = async {
+                match location.take() {
+                    Some(here) => Ok(here),
+                    None => Ok(self.writer.start_upload(what).await?.0.location),
+                }
             };
+            // Both are somewhere else, so neither waits for the other.
+            let (here, content) = try_join!(open, self.content(offset))?;
             let feed = Feed::default();
-            let result = self.put(&here, offset, &feed).await;
+            let result = self.put(&here, offset, content, &feed).await;
             let sent = feed.progress.load(Ordering::Relaxed);
             self.sent += sent;
             let Err(error) = result else {
@@ -161,8 +168,23 @@ impl<S: BlobSource> Transfer<'_, S> {
         result
     }
 
+    /// The rest from `offset`, if there is any. That it cannot be had is found out when it is to be sent.
+    async fn content(&self, offset: u64) -> Result<Option<io::Result<ByteStream>>, RegistryError> {
+        Ok(if offset < self.descriptor.size {
+            Some(self.source.open(offset).await)
+        } else {
+            None
+        })
+    }
+
     /// The rest from `offset` and the digest, in one request.
-    async fn put(&self, location: &Url, offset: u64, feed: &Feed) -> Result<(), RegistryError> {
+    async fn put(
+        &self,
+        location: &Url,
+        offset: u64,
+        content: Option<io::Result<ByteStream>>,
+        feed: &Feed,
+    ) -> Result<(), RegistryError> {
         let Descriptor { digest, size, .. } = self.descriptor;
         let length = size - offset;
         let mut call = self
@@ -179,8 +201,8 @@ impl<S: BlobSource> Transfer<'_, S> {
         if offset > 0 {
             call = call.header(CONTENT_RANGE, &format!("{offset}-{}", size - 1));
         }
-        if length > 0 {
-            let content = match self.source.open(offset).await {
+        if let Some(content) = content {
+            let content = match content {
                 Ok(content) => content,
                 Err(error) => {
                     feed.fail(source_error(digest, &error));

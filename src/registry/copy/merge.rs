@@ -1,0 +1,387 @@
+//! One index of two: an image's platforms into what a tag already holds.
+//!
+//! The policy, whole: entries for a platform of ours give way to ours; entries for other platforms stay, as they
+//! are and in their order, and ours come after them; an attestation stays only beside the image that it is about;
+//! whatever else the index says stays. Merging the same image again changes nothing.
+//!
+//! An index that clients share is written by reading it first, so the tag is moved only if it still holds what was
+//! read, and everything begins again where it does not.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+
+use super::{
+    CopyError, Image, Outcome, PushOptions, TagPolicy, Target,
+    plan::{ATTESTS, Document, Node, read_document},
+    push::push_all_with,
+};
+use crate::{
+    image::{Descriptor, Digest, Platform, media_type},
+    registry::{
+        manifest::RawManifest,
+        source::{BlobSource as _, ImageSource, SourceBlob},
+    },
+};
+
+/// How often a merge begins again because somebody else moved the tag.
+const TRIES: usize = 8;
+/// A config is some KiB; a registry need not take a manifest of more.
+const CONFIG_LIMIT: u64 = 4 << 20;
+
+/// Puts an image's platforms into the index under the target's tag; without one there, an index of them alone.
+/// Returns the digest of what the tag then holds.
+///
+/// The target has one tag; of its policies only `Immutable` means anything else than `IfUnchanged` here.
+///
+/// # Errors
+/// When the tag holds something that is no index or of the other family of media types, when the image does not
+/// say its platform, and when a registry does not answer well.
+pub async fn push_merged(
+    image: &Image,
+    source: &ImageSource,
+    target: &Target,
+    options: &PushOptions,
+) -> Result<(Digest, Outcome), CopyError> {
+    let entries = entries(image, source).await?;
+    let [tag] = &target.tags[..] else {
+        return Err(CopyError::Unmergeable {
+            what: target.repository.name().to_owned(),
+            problem: "a merge needs exactly one tag".to_owned(),
+        });
+    };
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let theirs = target.repository.manifest(tag).await?;
+        let merged = image.merged(theirs.as_ref(), &entries)?;
+        let policy = match target.policy {
+            TagPolicy::Immutable => TagPolicy::Immutable,
+            TagPolicy::Overwrite | TagPolicy::IfUnchanged => TagPolicy::IfUnchanged,
+        };
+        let target = Target {
+            policy,
+            ..target.clone()
+        };
+        let options = PushOptions {
+            tags: vec![vec![theirs.map(|found| found.digest)]],
+            ..options.clone()
+        };
+        let outcome = push_all_with(&merged, source, std::slice::from_ref(&target), &options)
+            .await
+            .into_iter()
+            .next()
+            .ok_or_else(|| CopyError::Unmergeable {
+                what: tag.clone(),
+                problem: "nothing was pushed".to_owned(),
+            })?;
+        // Where a registry knows no conditions, the look at what is served finds some of what they prevent.
+        let moved_meanwhile = policy == TagPolicy::IfUnchanged
+            && matches!(
+                outcome.result,
+                Err(CopyError::TagTaken { .. } | CopyError::Verification { .. })
+            );
+        if !moved_meanwhile || tries == TRIES {
+            return Ok((merged.digest().clone(), outcome));
+        }
+        tracing::debug!(tag, tries, "the tag moved during the merge");
+    }
+}
+
+impl Image {
+    /// The image with an index that has others' platforms beside its own.
+    fn merged(&self, theirs: Option<&RawManifest>, entries: &[Value]) -> Result<Self, CopyError> {
+        let media_type = match self.root.media_type.as_str() {
+            media_type::DOCKER_MANIFEST | media_type::DOCKER_LIST => media_type::DOCKER_LIST,
+            _ => media_type::OCI_INDEX,
+        };
+        let root = merge(theirs, entries, media_type)?;
+        // Its own index gives way to the merged one.
+        let own = self.root.digest.clone();
+        let is_index = matches!(
+            self.root.media_type.as_str(),
+            media_type::OCI_INDEX | media_type::DOCKER_LIST
+        );
+        let mut nodes = self.nodes.clone();
+        nodes.retain(|node| !is_index || node.raw.digest != own);
+        nodes.push(Node {
+            raw: root.clone(),
+            blobs: Vec::new(),
+        });
+        Self::new(nodes, root)?.with_referrers(self.referrers.clone())
+    }
+}
+
+/// The entries of an image in an index: its index's own, or one that its config describes.
+async fn entries(image: &Image, source: &ImageSource) -> Result<Vec<Value>, CopyError> {
+    let root = &image.root;
+    let invalid = |problem: &str| CopyError::Manifest {
+        digest: root.digest.clone(),
+        problem: problem.to_owned(),
+    };
+    let config = match read_document(root)? {
+        Document::Image(manifest) => manifest.config,
+        Document::Index(_) => {
+            let document: Value =
+                serde_json::from_slice(&root.bytes).map_err(|_| invalid("it is no JSON document"))?;
+            return match document.get("manifests") {
+                Some(Value::Array(entries)) => Ok(entries.clone()),
+                _ => Ok(Vec::new()),
+            };
+        }
+    };
+    let bytes = read_config(source, config).await?;
+    let config: Value =
+        serde_json::from_slice(&bytes).map_err(|_| invalid("its config is no JSON document"))?;
+    let mut platform = serde_json::Map::new();
+    for field in ["os", "architecture", "variant", "os.version", "os.features"] {
+        if let Some(value) = config
+            .get(field)
+            .filter(|value| !value.is_null() && **value != json!(""))
+        {
+            platform.insert(field.to_owned(), value.clone());
+        }
+    }
+    if !(platform.contains_key("os") && platform.contains_key("architecture")) {
+        return Err(invalid("its config does not say for which platform it is"));
+    }
+    Ok(vec![json!({
+        "mediaType": root.media_type,
+        "digest": root.digest,
+        "size": root.bytes.len(),
+        "platform": platform,
+    })])
+}
+
+async fn read_config(source: &ImageSource, config: Descriptor) -> Result<Bytes, CopyError> {
+    let (digest, size) = (config.digest.clone(), config.size);
+    let broken = |problem: String| CopyError::Manifest {
+        digest: digest.clone(),
+        problem,
+    };
+    if size > CONFIG_LIMIT {
+        return Err(broken(format!(
+            "as a config it has more than {CONFIG_LIMIT} bytes"
+        )));
+    }
+    let blob = SourceBlob {
+        source: source.clone(),
+        descriptor: config,
+    };
+    let mut content = blob.open(0).await.map_err(|error| broken(error.to_string()))?;
+    let mut bytes = BytesMut::new();
+    while let Some(part) = content.next().await {
+        bytes.extend_from_slice(&part.map_err(|error| broken(error.to_string()))?);
+        if bytes.len() as u64 > size {
+            break;
+        }
+    }
+    let mut hasher = digest.hasher();
+    hasher.update(&bytes);
+    if hasher.finish() != digest {
+        return Err(broken("the config is not what its digest says".to_owned()));
+    }
+    Ok(bytes.freeze())
+}
+
+/// The index of both.
+fn merge(
+    theirs: Option<&RawManifest>,
+    ours: &[Value],
+    media_type: &'static str,
+) -> Result<RawManifest, CopyError> {
+    let mut document = match theirs {
+        None => json!({"schemaVersion": 2, "mediaType": media_type}),
+        Some(theirs) if theirs.media_type != media_type => {
+            return Err(CopyError::Unmergeable {
+                what: theirs.digest.to_string(),
+                problem: format!(
+                    "the tag holds {:?}, and the image would go into {media_type:?}; push without merging, or under another tag",
+                    theirs.media_type
+                ),
+            });
+        }
+        Some(theirs) => {
+            read_document(theirs)?;
+            serde_json::from_slice(&theirs.bytes).map_err(|_| CopyError::Manifest {
+                digest: theirs.digest.clone(),
+                problem: "it is no JSON document".to_owned(),
+            })?
+        }
+    };
+    let before = match document.get_mut("manifests").map(Value::take) {
+        Some(Value::Array(entries)) => entries,
+        _ => Vec::new(),
+    };
+    let gives_way = |entry: &Value| {
+        let same = |our: &Value| our["digest"] == entry["digest"] || same_platform(our, entry);
+        ours.iter().any(same)
+    };
+    let kept: Vec<Value> = before
+        .into_iter()
+        .filter(|entry| attested(entry).is_some() || !gives_way(entry))
+        .collect();
+    let is_there = |digest: &Value| {
+        let images = kept.iter().filter(|entry| attested(entry).is_none());
+        images.chain(ours).any(|entry| entry["digest"] == *digest)
+    };
+    let mut entries: Vec<Value> = kept
+        .iter()
+        .filter(|entry| {
+            let ours_too = ours.iter().any(|our| our["digest"] == entry["digest"]);
+            !ours_too && attested(entry).is_none_or(is_there)
+        })
+        .cloned()
+        .collect();
+    entries.extend(ours.iter().cloned());
+    document["manifests"] = Value::Array(entries);
+    let bytes = Bytes::from(document.to_string());
+    let merged = RawManifest {
+        digest: Digest::of(&bytes),
+        media_type: media_type.to_owned(),
+        bytes,
+    };
+    // The limits of what is read hold for what is written.
+    read_document(&merged)?;
+    Ok(merged)
+}
+
+/// What an entry is an attestation about.
+fn attested(entry: &Value) -> Option<&Value> {
+    entry.get("annotations")?.get(ATTESTS)
+}
+
+fn same_platform(a: &Value, b: &Value) -> bool {
+    let platform = |entry: &Value| {
+        let text = |field: &str| entry["platform"][field].as_str().map(str::to_owned);
+        Some(Platform {
+            os: text("os")?,
+            architecture: text("architecture")?,
+            variant: text("variant"),
+        })
+    };
+    // Images of Windows differ by it as well.
+    let versions = (&a["platform"]["os.version"], &b["platform"]["os.version"]);
+    let versions_match = versions.0.is_null() || versions.1.is_null() || versions.0 == versions.1;
+    match (platform(a), platform(b)) {
+        (Some(a), Some(b)) => versions_match && a.matches(&b),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn digest(name: &str) -> Digest {
+        Digest::of(name.as_bytes())
+    }
+
+    /// `name platform`, or `name about other` for an attestation.
+    fn entry(text: &str) -> Value {
+        let words: Vec<&str> = text.split(' ').collect();
+        let mut entry = json!({"mediaType": media_type::OCI_MANIFEST, "digest": digest(words[0]), "size": 7});
+        match words[1..] {
+            ["about", other] => {
+                entry["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+                entry["annotations"] = json!({ATTESTS: digest(other)});
+            }
+            [platform] => {
+                let mut parts = platform.split(['/', '@']);
+                entry["platform"] = json!({"os": parts.next(), "architecture": parts.next()});
+                match (parts.next(), platform.contains('@')) {
+                    (Some(version), true) => entry["platform"]["os.version"] = version.into(),
+                    (Some(variant), false) => entry["platform"]["variant"] = variant.into(),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+        entry
+    }
+
+    fn raw(media_type: &str, entries: &[&str]) -> RawManifest {
+        let entries: Vec<Value> = entries.iter().map(|text| entry(text)).collect();
+        let document = json!({"schemaVersion": 2, "mediaType": media_type, "annotations": {"kept": "yes"}, "manifests": entries});
+        let bytes = Bytes::from(document.to_string());
+        RawManifest {
+            digest: Digest::of(&bytes),
+            media_type: media_type.to_owned(),
+            bytes,
+        }
+    }
+
+    fn names(merged: &RawManifest, known: &[&str]) -> Vec<String> {
+        let document: Value = serde_json::from_slice(&merged.bytes).unwrap();
+        let entries = document["manifests"].as_array().unwrap();
+        let name = |entry: &Value| {
+            let is_it = |text: &&&str| {
+                let name = text.split(' ').next().unwrap();
+                json!(digest(name)) == entry["digest"]
+            };
+            known
+                .iter()
+                .find(is_it)
+                .unwrap()
+                .split(' ')
+                .next()
+                .unwrap()
+                .to_owned()
+        };
+        entries.iter().map(name).collect()
+    }
+
+    #[rstest]
+    #[case::nothing_there(&[], &["a linux/amd64"], &["a"])]
+    #[case::replaced(&["old linux/amd64"], &["a linux/amd64"], &["a"])]
+    #[case::others_stay(&["x linux/arm64", "old linux/amd64", "y linux/s390x"], &["a linux/amd64"], &["x", "y", "a"])]
+    #[case::the_same_again(&["x linux/arm64", "a linux/amd64"], &["a linux/amd64"], &["x", "a"])]
+    #[case::a_variant_that_is_implied(&["old linux/arm64"], &["a linux/arm64/v8"], &["a"])]
+    #[case::another_variant(&["x linux/arm/v6"], &["a linux/arm/v7"], &["x", "a"])]
+    #[case::another_version_of_windows(&["x windows/amd64@10.0.1"], &["a windows/amd64@10.0.2"], &["x", "a"])]
+    #[case::the_same_version_of_windows(&["old windows/amd64@10.0.1"], &["a windows/amd64@10.0.1"], &["a"])]
+    #[case::dangling(&["old linux/amd64", "sbom about old", "x linux/arm64", "proof about x"], &["a linux/amd64"], &["x", "proof", "a"])]
+    #[case::dangling_before(&["x linux/arm64", "lost about nobody"], &["a linux/amd64"], &["x", "a"])]
+    #[case::ours_come_with_theirs(&["old linux/amd64", "sbom about old"], &["a linux/amd64", "new about a"], &["a", "new"])]
+    #[case::attested_again(&["a linux/amd64", "proof about a"], &["a linux/amd64"], &["proof", "a"])]
+    #[case::without_a_platform(&["x"], &["a linux/amd64"], &["x", "a"])]
+    #[case::several(&["p linux/amd64", "q linux/arm64", "r linux/riscv64"], &["a linux/amd64", "b linux/arm64"], &["r", "a", "b"])]
+    fn platforms_of_ours_are_replaced_others_stay_and_nothing_dangles(
+        #[case] theirs: &[&str],
+        #[case] ours: &[&str],
+        #[case] expected: &[&str],
+    ) {
+        let known = [theirs, ours].concat();
+        let theirs = (!theirs.is_empty()).then(|| raw(media_type::OCI_INDEX, theirs));
+        let ours: Vec<Value> = ours.iter().map(|text| entry(text)).collect();
+        let merged = merge(theirs.as_ref(), &ours, media_type::OCI_INDEX).unwrap();
+        assert_eq!(names(&merged, &known), expected);
+        let again = merge(Some(&merged), &ours, media_type::OCI_INDEX).unwrap();
+        assert_eq!(again, merged, "a second merge changes nothing");
+        if theirs.is_some() {
+            let document: Value = serde_json::from_slice(&merged.bytes).unwrap();
+            assert_eq!(document["annotations"]["kept"], "yes");
+        }
+    }
+
+    #[rstest]
+    #[case::families(media_type::DOCKER_LIST)]
+    #[case::an_image(media_type::OCI_MANIFEST)]
+    fn what_is_no_index_of_our_family_is_left_alone(#[case] media_type: &str) {
+        let theirs = raw(media_type, &["x linux/arm64"]);
+        let error = merge(Some(&theirs), &[entry("a linux/amd64")], media_type::OCI_INDEX).unwrap_err();
+        assert!(error.to_string().contains(media_type), "{error}");
+    }
+
+    #[test]
+    fn a_merge_keeps_to_the_limits() {
+        let many: Vec<String> = (0..128)
+            .map(|number| format!("x{number} linux/x{number}"))
+            .collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let theirs = raw(media_type::OCI_INDEX, &many);
+        assert!(merge(Some(&theirs), &[entry("a linux/amd64")], media_type::OCI_INDEX).is_err());
+    }
+}
