@@ -2,8 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    fs::File,
-    io::{BufReader, IsTerminal as _},
+    io::IsTerminal as _,
     path::PathBuf,
     process::ExitCode,
 };
@@ -15,7 +14,7 @@ use serde::Serialize;
 use super::outcome::{self, Refusal, printable};
 use crate::{
     image::{
-        Digest, Known, Platform,
+        Digest, Platform,
         archive::Limits,
         upload::{self, Accepted, Mode, Options, Progress, UploadError},
     },
@@ -27,7 +26,7 @@ use crate::{
 pub struct AcceptArguments {
     /// The folder; in one of its subfolders lie digests.json, manifest.json, configs and layers.
     upload_dir: PathBuf,
-    /// Layers that need no file: JSON lines of diffID, digest, source, size and mediaType.
+    /// Layers that need no file: a digests.json, or JSON lines {diffID, digest, source, size, mediaType}.
     #[arg(long, value_name = "FILE")]
     known: Option<PathBuf>,
     /// Ask only whether every file is there, and prove nothing.
@@ -46,7 +45,7 @@ pub struct AcceptArguments {
 /// # Errors
 /// When standard output cannot be written.
 pub fn run(arguments: &AcceptArguments) -> anyhow::Result<ExitCode> {
-    let known = match known(arguments.known.as_ref()) {
+    let known = match outcome::known(arguments.known.as_deref()) {
         Ok(known) => known,
         Err(error) => {
             eprintln!("slipway: {error:#}");
@@ -73,15 +72,6 @@ pub fn run(arguments: &AcceptArguments) -> anyhow::Result<ExitCode> {
             outcome::refused(arguments.json, &refusal(&error))
         }
     }
-}
-
-fn known(path: Option<&PathBuf>) -> anyhow::Result<Known> {
-    use anyhow::Context as _;
-    let Some(path) = path else {
-        return Ok(Known::default());
-    };
-    let file = File::open(path).with_context(|| format!("--known {}", path.display()))?;
-    Known::read(BufReader::new(file)).with_context(|| format!("--known {}", path.display()))
 }
 
 fn refusal(error: &UploadError) -> Refusal {

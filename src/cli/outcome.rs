@@ -2,13 +2,19 @@
 
 use std::{
     fmt,
-    io::{IsTerminal as _, Write as _},
+    fs::File,
+    io::{BufReader, IsTerminal as _, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::record::{Counters, FailureClass, Reason};
+use crate::{
+    image::Known,
+    record::{Counters, FailureClass, Reason},
+};
 
 /// The command line is wrong, or a file that it names.
 pub const USAGE: u8 = 2;
@@ -32,6 +38,18 @@ fn print(text: &str) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }
+}
+
+/// The layers that `--known` names; none without it.
+///
+/// # Errors
+/// When the file cannot be read; names the file and the line.
+pub fn known(path: Option<&Path>) -> anyhow::Result<Known> {
+    let Some(path) = path else {
+        return Ok(Known::default());
+    };
+    let file = File::open(path).with_context(|| format!("--known {}", path.display()))?;
+    Known::read(BufReader::new(file)).with_context(|| format!("--known {}", path.display()))
 }
 
 /// Why something was refused.

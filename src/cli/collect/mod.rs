@@ -15,11 +15,9 @@ use clap::{Args, builder::TypedValueParser as _};
 
 use super::outcome::{self, Refusal, USAGE};
 use crate::{
-    collect::{
-        CollectError, Collection, Folder, GivenLayers, Options, Patience, blocking, given_layers, visible,
-    },
+    collect::{CollectError, Collection, Folder, Options, Patience, Tags, blocking, visible},
     image::{
-        Digest, Platform,
+        Digest, Known, Platform,
         archive::{Archive, ArchiveError, ArchiveImage, LIMIT_NAMES, Limits},
         compress::Method,
     },
@@ -119,7 +117,7 @@ fn limit_help() -> String {
 pub async fn run(arguments: CollectArguments) -> anyhow::Result<ExitCode> {
     let (json, known, credentials) = (
         arguments.json,
-        given(arguments.known.as_deref()),
+        outcome::known(arguments.known.as_deref()),
         credentials(arguments.authfile.as_deref()),
     );
     let (known, credentials) = match (known, credentials) {
@@ -143,14 +141,6 @@ pub async fn run(arguments: CollectArguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn given(path: Option<&Path>) -> anyhow::Result<GivenLayers> {
-    let Some(path) = path else {
-        return Ok(GivenLayers::new());
-    };
-    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    given_layers(&text).with_context(|| path.display().to_string())
-}
-
 fn credentials(path: Option<&Path>) -> anyhow::Result<Credentials> {
     let Some(path) = path else {
         return Ok(Credentials::anonymous());
@@ -161,7 +151,7 @@ fn credentials(path: Option<&Path>) -> anyhow::Result<Credentials> {
 
 async fn collect(
     arguments: CollectArguments,
-    given: GivenLayers,
+    given: Known,
     credentials: Credentials,
 ) -> Result<Document, CollectError> {
     let progress = Progress::new(arguments.json);
@@ -250,16 +240,27 @@ async fn gather<S: Store>(
     let mut document = Document::new(archive);
     for image in images {
         let fallback = platform.cloned().unwrap_or_else(nowhere);
-        let collected = collection.collect(archive, image, &fallback, keeping_tag).await?;
+        let collected = collection
+            .collect(archive, image, &fallback, keeping_tags(image))
+            .await?;
         document.add(image, collected);
     }
     document.counters = collection.counters();
     Ok((collection.into_store(), document))
 }
 
-/// The tag that keeps an image from garbage collection, one for each image.
-fn keeping_tag(manifest: &Digest) -> String {
-    format!("collected-{}", manifest.hex())
+/// The tag that keeps an image, and its layers before it is whole, from garbage collection. It names the image
+/// by what the archive has of it, since that is known from the beginning.
+fn keeping_tags(image: &ArchiveImage) -> Tags {
+    let digest = image
+        .manifest
+        .as_ref()
+        .map_or(&image.config.digest, |manifest| &manifest.digest);
+    let tag = format!("collected-{}", digest.hex());
+    Tags {
+        pending: tag.clone(),
+        image: tag,
+    }
 }
 
 /// What a record says of an image that names no platform.
