@@ -11,11 +11,13 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::outcome::{self, Refusal, printable};
+use super::{
+    limits::{self, LimitFlags},
+    outcome::{self, Refusal, printable},
+};
 use crate::{
     image::{
         Digest, Platform,
-        archive::Limits,
         upload::{self, Accepted, Mode, Options, Progress, UploadError},
     },
     record::{Counters, LayerRecord},
@@ -35,6 +37,8 @@ pub struct AcceptArguments {
     /// Keep what is accepted in this folder, which must not exist; after a refusal it does not.
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -60,7 +64,7 @@ pub fn run(arguments: &AcceptArguments) -> anyhow::Result<ExitCode> {
         },
         known: &known,
         keep: arguments.output.as_deref(),
-        limits: Limits::default(),
+        limits: arguments.limits.limits(),
     };
     let mut view = View::new();
     match upload::accept(&arguments.upload_dir, &options, &mut |progress| {
@@ -79,13 +83,12 @@ fn refusal(error: &UploadError) -> Refusal {
         reason: error.reason(),
         message: error.to_string(),
         member: error.member(),
-        advice: error.advice(),
+        advice: error.advice().or(limits::advice(error.reason())),
     }
 }
 
 #[derive(Serialize)]
 struct Document<'a> {
-    outcome: &'static str,
     folder: &'a str,
     images: Vec<ImageDocument<'a>>,
     files: Vec<FileDocument<'a>>,
@@ -127,7 +130,6 @@ fn document(accepted: &Accepted) -> Document<'_> {
         known: file.known,
     });
     Document {
-        outcome: "Accepted",
         folder: &accepted.folder,
         images: images.collect(),
         files: files.collect(),

@@ -19,13 +19,31 @@ use crate::{
 /// The command line is wrong, or a file that it names.
 pub const USAGE: u8 = 2;
 
+/// The fields that every document has, and a command's own.
+#[derive(Serialize)]
+struct AcceptedDocument<'a, T> {
+    outcome: &'static str,
+    reason: Option<Reason>,
+    message: Option<&'a str>,
+    member: Option<&'a str>,
+    #[serde(flatten)]
+    document: &'a T,
+}
+
 /// Ends a command well: the object, or the text.
 ///
 /// # Errors
 /// When standard output cannot be written.
 pub fn accepted(json: bool, document: &impl Serialize, text: impl fmt::Display) -> anyhow::Result<ExitCode> {
     if json {
-        print(&format!("{}\n", serde_json::to_string_pretty(document)?))?;
+        let document = AcceptedDocument {
+            outcome: "Accepted",
+            reason: None,
+            message: None,
+            member: None,
+            document,
+        };
+        print(&format!("{}\n", serde_json::to_string_pretty(&document)?))?;
     } else {
         print(&text.to_string())?;
     }

@@ -13,15 +13,18 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, builder::TypedValueParser as _};
 
-use super::outcome::{self, Refusal, USAGE};
+use super::{
+    limits::{self, LimitFlags},
+    outcome::{self, Refusal, USAGE},
+};
 use crate::{
     collect::{CollectError, Collection, Folder, Options, Patience, Tags, blocking, visible},
     image::{
         Digest, Known, Platform,
-        archive::{Archive, ArchiveError, ArchiveImage, LIMIT_NAMES, Limits},
+        archive::{Archive, ArchiveError, ArchiveImage, Limits},
         compress::Method,
     },
-    record::{Counters, ImageRecord, Reason},
+    record::{Counters, ImageRecord},
     registry::{Client, ClientOptions, Credentials, Reference, Repository},
     staging::{StagingError, Store},
 };
@@ -68,9 +71,8 @@ pub struct CollectArguments {
     /// Threads that compress; as many as there are cores when absent. The result does not depend on it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: Option<u8>,
-    /// Change a bound on what is read.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = limit, long_help = limit_help())]
-    limit: Vec<(&'static str, u64)>,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -83,31 +85,6 @@ fn repository(text: &str) -> Result<Reference, String> {
 fn methods() -> impl clap::builder::TypedValueParser<Value = Method> {
     clap::builder::PossibleValuesParser::new(Method::ALL.map(Method::as_str))
         .try_map(|text| text.parse::<Method>())
-}
-
-fn limit(text: &str) -> Result<(&'static str, u64), String> {
-    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
-    let known = LIMIT_NAMES.iter().find(|(known, _)| *known == name);
-    let (name, _) = known.ok_or_else(|| {
-        let names = LIMIT_NAMES.map(|(name, _)| name).join(", ");
-        format!("there is no limit {name:?}; there are {names}")
-    })?;
-    let value = value
-        .parse()
-        .map_err(|_| format!("{value:?} is no whole number"))?;
-    Ok((name, value))
-}
-
-fn limit_help() -> String {
-    let limits = Limits::default();
-    let lines: Vec<String> = LIMIT_NAMES
-        .iter()
-        .map(|(name, what)| format!("{name}={}: {what}", limits.get(name).unwrap_or_default()))
-        .collect();
-    format!(
-        "Change a bound on what is read. The bounds and their defaults:\n{}",
-        lines.join("\n")
-    )
 }
 
 /// Runs the command: 0 done, 1 refused, 2 usage, 3 the machine, the network or the registry.
@@ -135,7 +112,7 @@ pub async fn run(arguments: CollectArguments) -> anyhow::Result<ExitCode> {
                 reason: error.reason(),
                 message: visible(&error.to_string()),
                 member: error.member().map(visible),
-                advice: None,
+                advice: limits::advice(error.reason()),
             },
         ),
     }
@@ -162,13 +139,10 @@ async fn collect(
         verify_known: arguments.verify_known,
         observer: progress.observer(),
     };
-    let mut limits = Limits {
+    let limits = Limits {
         foreign_layers: arguments.allow_foreign,
-        ..Limits::default()
+        ..arguments.limits.limits()
     };
-    for (name, value) in &arguments.limit {
-        limits.set(name, *value);
-    }
     let source = arguments.source.clone();
     let archive = blocking(move || {
         if source.as_os_str() == "-" {
