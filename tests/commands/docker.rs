@@ -246,6 +246,21 @@ fn pull_and_run(folder: &Path, image: &str) -> String {
     printed
 }
 
+/// The same with crane, which takes manifests that mix OCI's and Docker's media types; buildah does not.
+fn export_and_run(folder: &Path, image: &str) -> Option<String> {
+    let crane = tool("crane")?;
+    let (archive, root) = (folder.join("export.tar"), folder.join("export"));
+    let _ = fs::remove_dir_all(&root);
+    fs::create_dir(&root).unwrap();
+    run(Command::new(crane)
+        .args(["export", "--insecure", image])
+        .arg(&archive));
+    run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&root));
+    let mut program = Command::new("chroot");
+    program.arg(&root).args(["/program", "/etc/one", "/etc/two"]);
+    Some(run(&mut program))
+}
+
 /// The whole way of what an engine saves.
 fn walk(saves: Saves) {
     let Some(engine) = engine_with_images(saves) else {
@@ -268,7 +283,13 @@ fn walk(saves: Saves) {
         &["collect", "by-tag.tar", "--output", "upload/1", "--json"],
         folder,
     );
-    assert_eq!(expected["warnings"], json!([]));
+    // Its own builder gives an OCI manifest layers of Docker's types.
+    let warnings = usize::from(saves == Saves::Containerd);
+    assert_eq!(
+        expected["warnings"].as_array().unwrap().len(),
+        warnings,
+        "{expected}"
+    );
     assert_eq!(expected["images"].as_array().unwrap().len(), 1);
     assert_eq!(expected["images"][0]["platform"], "linux/amd64");
     let image = &expected["images"][0];
@@ -340,10 +361,14 @@ fn walk(saves: Saves) {
     let outputs = ["/etc/two missing", "/etc/two there"];
     for (image, output) in staged["images"].as_array().unwrap().iter().zip(outputs) {
         let name = format!("{target}@{}", image["manifestDigest"].as_str().unwrap());
-        assert_eq!(
-            pull_and_run(folder, &name),
-            format!("/etc/one there\n{output}\nit runs\n")
-        );
+        let printed = if saves == Saves::Containerd {
+            export_and_run(folder, &name)
+        } else {
+            Some(pull_and_run(folder, &name))
+        };
+        if let Some(printed) = printed {
+            assert_eq!(printed, format!("/etc/one there\n{output}\nit runs\n"));
+        }
     }
     let single = slipway(
         &["collect", "several.tar", "--output", "none", "--single", "--json"],
