@@ -379,6 +379,33 @@ fn walk(saves: Saves) {
         (1, &json!("ManyImages"))
     );
 
+    // Of several images in Launchpad's layout, one is named by its config.
+    let both = accepted(
+        &["collect", "several.tar", "--output", "several/1", "--json"],
+        folder,
+    );
+    accepted(&["accept", "several", "--json"], folder);
+    let second = format!(
+        "several/1@{}",
+        both["images"][1]["configDigest"].as_str().unwrap()
+    );
+    let tagged = format!("{target}:3");
+    accepted(
+        &[
+            "push",
+            &second,
+            &tagged,
+            "--plain-http",
+            &registry.address,
+            "--json",
+        ],
+        folder,
+    );
+    assert_eq!(
+        pull_and_run(folder, &tagged),
+        "/etc/one there\n/etc/two there\nit runs\n"
+    );
+
     // And the engine reads what was written for Launchpad.
     let back = folder.join("back.tar");
     run(Command::new("tar")
