@@ -2,8 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    fs::File,
-    io::{BufReader, IsTerminal as _},
+    io::IsTerminal as _,
     path::PathBuf,
     process::ExitCode,
 };
@@ -12,11 +11,13 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::outcome::{self, Refusal, printable};
+use super::{
+    limits::{self, LimitFlags},
+    outcome::{self, Refusal, printable},
+};
 use crate::{
     image::{
-        Digest, Known, Platform,
-        archive::Limits,
+        Digest, Platform,
         upload::{self, Accepted, Mode, Options, Progress, UploadError},
     },
     record::{Counters, LayerRecord},
@@ -27,7 +28,7 @@ use crate::{
 pub struct AcceptArguments {
     /// The folder; in one of its subfolders lie digests.json, manifest.json, configs and layers.
     upload_dir: PathBuf,
-    /// Layers that need no file: JSON lines of diffID, digest, source, size and mediaType.
+    /// Layers that need no file: a digests.json, or JSON lines {diffID, digest, source, size, mediaType}.
     #[arg(long, value_name = "FILE")]
     known: Option<PathBuf>,
     /// Ask only whether every file is there, and prove nothing.
@@ -36,6 +37,8 @@ pub struct AcceptArguments {
     /// Keep what is accepted in this folder, which must not exist; after a refusal it does not.
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -46,7 +49,7 @@ pub struct AcceptArguments {
 /// # Errors
 /// When standard output cannot be written.
 pub fn run(arguments: &AcceptArguments) -> anyhow::Result<ExitCode> {
-    let known = match known(arguments.known.as_ref()) {
+    let known = match outcome::known(arguments.known.as_deref()) {
         Ok(known) => known,
         Err(error) => {
             complain!("slipway: {error:#}");
@@ -61,7 +64,7 @@ pub fn run(arguments: &AcceptArguments) -> anyhow::Result<ExitCode> {
         },
         known: &known,
         keep: arguments.output.as_deref(),
-        limits: Limits::default(),
+        limits: arguments.limits.limits(),
     };
     let mut view = View::new();
     match upload::accept(&arguments.upload_dir, &options, &mut |progress| {
@@ -75,27 +78,17 @@ pub fn run(arguments: &AcceptArguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn known(path: Option<&PathBuf>) -> anyhow::Result<Known> {
-    use anyhow::Context as _;
-    let Some(path) = path else {
-        return Ok(Known::default());
-    };
-    let file = File::open(path).with_context(|| format!("--known {}", path.display()))?;
-    Known::read(BufReader::new(file)).with_context(|| format!("--known {}", path.display()))
-}
-
 fn refusal(error: &UploadError) -> Refusal {
     Refusal {
         reason: error.reason(),
         message: error.to_string(),
         member: error.member(),
-        advice: error.advice(),
+        advice: error.advice().or(limits::advice(error.reason())),
     }
 }
 
 #[derive(Serialize)]
 struct Document<'a> {
-    outcome: &'static str,
     folder: &'a str,
     images: Vec<ImageDocument<'a>>,
     files: Vec<FileDocument<'a>>,
@@ -137,7 +130,6 @@ fn document(accepted: &Accepted) -> Document<'_> {
         known: file.known,
     });
     Document {
-        outcome: "Accepted",
         folder: &accepted.folder,
         images: images.collect(),
         files: files.collect(),

@@ -5,12 +5,13 @@ use std::{fmt, path::PathBuf, process::ExitCode};
 use clap::Args;
 use serde::Serialize;
 
-use super::outcome::{self, Refusal, printable};
+use super::{
+    limits::{self, LimitFlags},
+    outcome::{self, Refusal, printable},
+};
 use crate::image::{
     Digest, Platform,
-    archive::{
-        Absent, Archive, ArchiveError, ArchiveImage, ArchiveLayer, Attachment, AttachmentKind, Limits, layer,
-    },
+    archive::{Absent, Archive, ArchiveError, ArchiveImage, ArchiveLayer, Attachment, AttachmentKind, layer},
 };
 
 /// Flags of `slipway inspect`.
@@ -18,6 +19,8 @@ use crate::image::{
 pub struct InspectArguments {
     /// An archive, the folder of an OCI layout, or - for standard input.
     source: PathBuf,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -42,21 +45,20 @@ pub fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
                 reason: error.reason(),
                 message: error.to_string(),
                 member: error.member().map(str::to_owned),
-                advice: None,
+                advice: limits::advice(error.reason()),
             },
         ),
     }
 }
 
 fn read(arguments: &InspectArguments) -> Result<Document, ArchiveError> {
-    let limits = Limits::default();
+    let limits = arguments.limits.limits();
     let archive = if arguments.source.as_os_str() == "-" {
         Archive::from_stream(std::io::stdin().lock(), limits)?
     } else {
         Archive::open(&arguments.source, limits)?
     };
     let document = Document {
-        outcome: "Accepted",
         images: archive
             .images()
             .iter()
@@ -72,7 +74,6 @@ fn read(arguments: &InspectArguments) -> Result<Document, ArchiveError> {
 
 #[derive(Serialize)]
 struct Document {
-    outcome: &'static str,
     images: Vec<ImageDocument>,
     /// Attestations and other manifests that are no images.
     attestations: Vec<AttachmentDocument>,

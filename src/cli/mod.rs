@@ -29,6 +29,7 @@ pub mod crds;
 pub mod docs;
 mod inspect;
 mod kubectl;
+mod limits;
 mod outcome;
 mod registry;
 

@@ -2,16 +2,33 @@
 
 use std::{
     fmt,
-    io::{IsTerminal as _, Write as _},
+    fs::File,
+    io::{BufReader, IsTerminal as _, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::record::{Counters, FailureClass, Reason};
+use crate::{
+    image::Known,
+    record::{Counters, FailureClass, Reason},
+};
 
 /// The command line is wrong, or a file that it names.
 pub const USAGE: u8 = 2;
+
+/// The fields that every document has, and a command's own.
+#[derive(Serialize)]
+struct AcceptedDocument<'a, T> {
+    outcome: &'static str,
+    reason: Option<Reason>,
+    message: Option<&'a str>,
+    member: Option<&'a str>,
+    #[serde(flatten)]
+    document: &'a T,
+}
 
 /// Ends a command well: the object, or the text.
 ///
@@ -19,7 +36,14 @@ pub const USAGE: u8 = 2;
 /// When standard output cannot be written.
 pub fn accepted(json: bool, document: &impl Serialize, text: impl fmt::Display) -> anyhow::Result<ExitCode> {
     if json {
-        print(&format!("{}\n", serde_json::to_string_pretty(document)?))?;
+        let document = AcceptedDocument {
+            outcome: "Accepted",
+            reason: None,
+            message: None,
+            member: None,
+            document,
+        };
+        print(&format!("{}\n", serde_json::to_string_pretty(&document)?))?;
     } else {
         print(&text.to_string())?;
     }
@@ -37,6 +61,18 @@ pub fn print(text: &str) -> std::io::Result<bool> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The layers that `--known` names; none without it.
+///
+/// # Errors
+/// When the file cannot be read; names the file and the line.
+pub fn known(path: Option<&Path>) -> anyhow::Result<Known> {
+    let Some(path) = path else {
+        return Ok(Known::default());
+    };
+    let file = File::open(path).with_context(|| format!("--known {}", path.display()))?;
+    Known::read(BufReader::new(file)).with_context(|| format!("--known {}", path.display()))
 }
 
 /// Why something was refused.

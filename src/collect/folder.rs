@@ -15,9 +15,8 @@ use std::{
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::GivenLayers;
 use crate::{
-    image::{Descriptor, Digest, launchpad},
+    image::{Descriptor, Digest, Known, launchpad},
     record::{ImageRecord, LayerOrigin, LayerRecord},
     staging::{StagingError, Store, StoredManifest, Upload},
 };
@@ -47,11 +46,11 @@ impl Folder {
     ///
     /// # Errors
     /// When it cannot be written to.
-    pub fn new(target: &Path, given: &GivenLayers) -> io::Result<Self> {
+    pub fn new(target: &Path, given: &Known) -> io::Result<Self> {
         let is_ours = !target.exists();
         fs::create_dir_all(target)?;
         let sizes = given
-            .values()
+            .iter()
             .filter_map(|layer| Some((layer.digest.clone(), layer.size?)));
         Ok(Self {
             target: target.to_owned(),

@@ -6,19 +6,19 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    CollectError, Cost, Event, GivenLayer, GivenLayers, Options,
+    CollectError, Cost, Event, Options,
     layer::{Source, Stored},
     patience::Patience,
 };
 use crate::{
     image::{
-        Descriptor, Digest, Manifest, Platform,
+        Descriptor, Digest, Known, Manifest, Platform,
         archive::{Archive, ArchiveImage, ArchiveLayer, Document},
         compress::Pool,
         media_type,
     },
     record::{Counters, ImageRecord, LayerOrigin, LayerRecord},
-    staging::{KnownLayer, KnownLayers, StagingError, Store, put_blob, send_blob},
+    staging::{KnownLayer, KnownLayers, Pending, StagingError, Store, put_blob, send_blob},
 };
 
 /// Layers that are worked on at a time, one for each thread: each is read and hashed on a thread of its own.
@@ -34,9 +34,18 @@ pub struct Collection<S> {
     patience: Patience,
     options: Options,
     pool: Pool,
-    given: GivenLayers,
+    given: Known,
     known: Option<KnownLayers>,
     counters: Counters,
+}
+
+/// The tags by which a store keeps an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tags {
+    /// Keeps its layers for as long as it is not whole; something has to take it over in the end.
+    pub pending: String,
+    /// Keeps the image.
+    pub image: String,
 }
 
 /// An image that is in the store.
@@ -66,7 +75,7 @@ impl<S: Store> Collection<S> {
             patience,
             pool: Pool::new(options.threads),
             options,
-            given: GivenLayers::new(),
+            given: Known::default(),
             known: None,
             counters: Counters::default(),
         }
@@ -74,7 +83,7 @@ impl<S: Store> Collection<S> {
 
     /// Adds layers that somebody vouches for; the store is asked for them before they are relied on.
     #[must_use]
-    pub fn with_given(mut self, given: GivenLayers) -> Self {
+    pub fn with_given(mut self, given: Known) -> Self {
         self.given = given;
         self
     }
@@ -99,8 +108,8 @@ impl<S: Store> Collection<S> {
         self.counters
     }
 
-    /// Brings one image of an archive to the store, where `tag` of its manifest's digest keeps it. An image
-    /// that names no platform is taken for one of `platform`.
+    /// Brings one image of an archive to the store, where `tags` keep it. An image that names no platform is
+    /// taken for one of `platform`.
     ///
     /// # Errors
     /// What is wrong with the archive, or with the store.
@@ -109,19 +118,22 @@ impl<S: Store> Collection<S> {
         archive: &Arc<Archive>,
         image: &ArchiveImage,
         platform: &Platform,
-        tag: impl Fn(&Digest) -> String,
+        tags: Tags,
     ) -> Result<Collected, CollectError> {
+        let pending = Pending::under(tags.pending);
         let mut known = match self.known.take() {
             Some(known) => known,
             None => self.patience.insist(|| KnownLayers::load(&self.store)).await?,
         };
         let mut attempt = 1;
         let (record, placed) = loop {
-            let placed = self.place_layers(archive, image, &known, attempt > 1).await?;
+            let placed = self
+                .place_layers(archive, image, &known, &pending, attempt > 1)
+                .await?;
             // This image is read no more after this.
             archive.check_unchanged()?;
             match self
-                .store_image(image, &placed, platform, &tag, attempt > 1)
+                .store_image(image, &placed, platform, &tags.image, attempt > 1)
                 .await
             {
                 Ok(record) => break (record, placed),
@@ -156,7 +168,7 @@ impl<S: Store> Collection<S> {
             layer.origin == LayerOrigin::New
                 && self
                     .given
-                    .get(&layer.diff_id)
+                    .by_diff_id(&layer.diff_id)
                     .is_some_and(|given| given.size.is_none())
         };
         let without_size = record.layers.iter().filter(is_unused);
@@ -177,6 +189,7 @@ impl<S: Store> Collection<S> {
         archive: &Arc<Archive>,
         image: &ArchiveImage,
         known: &KnownLayers,
+        pending: &Pending,
         anyway: bool,
     ) -> Result<HashMap<Digest, Placed>, CollectError> {
         let mut layers: Vec<(u64, Arc<ArchiveLayer>)> = Vec::new();
@@ -189,7 +202,7 @@ impl<S: Store> Collection<S> {
         let this = &*self;
         let placed: Vec<(Digest, Placed)> = stream::iter(layers)
             .map(|(_, layer)| async move {
-                let placed = this.place(archive, &layer, known, anyway).await?;
+                let placed = this.place(archive, &layer, known, pending, anyway).await?;
                 Ok::<_, CollectError>((layer.diff_id.clone(), placed))
             })
             .buffer_unordered(self.pool.threads().min(LAYERS_AT_A_TIME))
@@ -206,6 +219,7 @@ impl<S: Store> Collection<S> {
         archive: &Arc<Archive>,
         layer: &Arc<ArchiveLayer>,
         known: &KnownLayers,
+        pending: &Pending,
         anyway: bool,
     ) -> Result<Placed, CollectError> {
         let source = Source::new(archive, layer, &self.pool, &self.options);
@@ -218,6 +232,12 @@ impl<S: Store> Collection<S> {
             placed
         } else {
             let stored = self.patience.insist(|| source.store(&self.store, anyway)).await?;
+            if stored.cost.uploaded > 0 {
+                // Whoever lost a layer for all that says so when the image's manifest names it.
+                if let Err(error) = pending.keep(&self.store, stored.descriptor()).await {
+                    tracing::warn!(%error, digest = stored.digest.short(), "the layer is not kept yet");
+                }
+            }
             Placed {
                 origin: origin(stored.cost.uploaded > 0, &layer.source),
                 source: layer.source.clone(),
@@ -238,30 +258,25 @@ impl<S: Store> Collection<S> {
         known: &KnownLayers,
         anyway: bool,
     ) -> Result<Option<Placed>, CollectError> {
-        let known = known.get(&layer.diff_id).map(|known| GivenLayer {
-            digest: known.digest.clone(),
-            size: Some(known.size),
-            media_type: known.media_type.clone(),
-            source: known.source.clone(),
-        });
-        let given = self.given.get(&layer.diff_id).filter(|_| !anyway);
-        let Some(known) = known.as_ref().or(given) else {
-            return Ok(None);
+        let given = || self.given.by_diff_id(&layer.diff_id).filter(|_| !anyway);
+        let (digest, expected, media_type, source) = match known.get(&layer.diff_id) {
+            Some(known) => (&known.digest, Some(known.size), &known.media_type, &known.source),
+            None => match given() {
+                Some(given) => (&given.digest, given.size, &given.media_type, &given.source),
+                None => return Ok(None),
+            },
         };
-        let found = self
-            .patience
-            .insist(|| self.store.blob_size(&known.digest))
-            .await?;
-        let size = found.filter(|found| known.size.is_none_or(|size| size == *found));
+        let found = self.patience.insist(|| self.store.blob_size(digest)).await?;
+        let size = found.filter(|found| expected.is_none_or(|size| size == *found));
         Ok(size.map(|size| Placed {
             stored: Stored {
-                digest: known.digest.clone(),
+                digest: digest.clone(),
                 size,
-                media_type: known.media_type.clone(),
+                media_type: media_type.clone(),
                 cost: Cost::default(),
             },
-            origin: origin(false, &known.source),
-            source: known.source.clone(),
+            origin: origin(false, source),
+            source: source.clone(),
         }))
     }
 
@@ -271,7 +286,7 @@ impl<S: Store> Collection<S> {
         image: &ArchiveImage,
         placed: &HashMap<Digest, Placed>,
         platform: &Platform,
-        tag: impl Fn(&Digest) -> String,
+        tag: &str,
         anyway: bool,
     ) -> Result<ImageRecord, StagingError> {
         let layers: Vec<(&ArchiveLayer, &Placed)> = image
@@ -291,11 +306,11 @@ impl<S: Store> Collection<S> {
                 }
             })
             .await?;
-        for reference in [manifest.digest.to_string(), tag(&manifest.digest)] {
+        for reference in [manifest.digest.as_str(), tag] {
             self.patience
                 .insist(|| {
                     self.store
-                        .put_manifest(&reference, bytes.clone(), &manifest.media_type)
+                        .put_manifest(reference, bytes.clone(), &manifest.media_type)
                 })
                 .await?;
         }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::{CollectError, Cost, Event, Options, blocking};
 use crate::{
     image::{
-        Digest,
+        Descriptor, Digest,
         archive::{Archive, ArchiveError, ArchiveLayer, Content, layer},
         compress::{Compression, Method, Pool},
         media_type,
@@ -27,6 +27,12 @@ pub(super) struct Stored {
     pub size: u64,
     pub media_type: String,
     pub cost: Cost,
+}
+
+impl Stored {
+    pub(super) fn descriptor(&self) -> Descriptor {
+        Descriptor::new(self.media_type.clone(), self.digest.clone(), self.size)
+    }
 }
 
 /// One layer of an archive, and what is needed to read it.

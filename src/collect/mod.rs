@@ -5,7 +5,8 @@
 //!     known, and the store has it   → reuse, read nothing (or prove it, where that is asked for)
 //!     compressed                    → prove, store as it is
 //!     plain                         → prove, compress once, store
-//! → config → manifest, pinned by a tag → known layers
+//!     each stored layer is kept by a tag at once
+//! → config → manifest, kept by a tag → known layers
 //! ```
 //!
 //! Only what was hashed on its way to the store counts, and no layer is kept in memory. Where the archive
@@ -15,7 +16,6 @@
 mod error;
 mod folder;
 mod image;
-mod known;
 mod layer;
 mod patience;
 #[cfg(test)]
@@ -23,8 +23,7 @@ mod tests;
 
 pub use error::{CollectError, visible};
 pub use folder::Folder;
-pub use image::{Collected, Collection};
-pub use known::{GivenLayer, GivenLayers, GivenLayersError, parse as given_layers};
+pub use image::{Collected, Collection, Tags};
 pub use patience::Patience;
 
 use std::{

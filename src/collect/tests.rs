@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     image::{
-        Manifest, Platform,
+        Known, Manifest, Platform,
         archive::{
             Archive, ArchiveError, Limits,
             tests::{AMD64, Layout, Tar, bytes, config, descriptor, gzipped, layer},
@@ -70,14 +70,17 @@ async fn collect<S: Store>(
     archive: &Arc<Archive>,
     store: S,
     options: Options,
-    given: GivenLayers,
+    given: Known,
 ) -> Result<(S, Vec<Collected>), CollectError> {
     let patience = Patience::new(Duration::ZERO, Duration::ZERO);
     let mut collection = Collection::new(store, patience, options).with_given(given);
     let mut all = Vec::new();
     for image in archive.images() {
-        let tag = |digest: &Digest| format!("t-{}", digest.short());
-        all.push(collection.collect(archive, image, &platform(), tag).await?);
+        let tags = Tags {
+            pending: "pending".into(),
+            image: format!("t-{}", image.config.digest.short()),
+        };
+        all.push(collection.collect(archive, image, &platform(), tags).await?);
     }
     Ok((collection.into_store(), all))
 }
@@ -87,7 +90,7 @@ async fn fill(
     folder: &Path,
     archive: &[u8],
     options: Options,
-    given: GivenLayers,
+    given: Known,
 ) -> Result<Vec<ImageRecord>, CollectError> {
     let archive = open(archive);
     let store = Folder::new(folder, &given).unwrap();
@@ -117,14 +120,12 @@ fn threads(threads: usize) -> Options {
     }
 }
 
-fn given(layer: &[u8], size: Option<u64>) -> GivenLayers {
-    let stored = GivenLayer {
-        digest: Digest::of(b"stored elsewhere"),
-        size,
-        media_type: media_type::OCI_LAYER_GZIP.into(),
-        source: "r.example/base".into(),
-    };
-    GivenLayers::from([(Digest::of(layer), stored)])
+fn given(layer: &[u8], size: Option<u64>) -> Known {
+    let line = json!({
+        "diffID": Digest::of(layer), "digest": Digest::of(b"stored elsewhere"), "size": size,
+        "mediaType": media_type::OCI_LAYER_GZIP, "source": "r.example/base",
+    });
+    Known::read(line.to_string().as_bytes()).unwrap()
 }
 
 #[tokio::test]
@@ -133,7 +134,7 @@ async fn one_thread_and_two_make_the_same_files_and_each_is_what_its_digest_says
     let mut all = Vec::new();
     for count in [1, 2, 5] {
         let folder = tempfile::tempdir().unwrap();
-        let records = fill(folder.path(), &archive, threads(count), GivenLayers::new())
+        let records = fill(folder.path(), &archive, threads(count), Known::default())
             .await
             .unwrap();
         for layer in &records[0].layers {
@@ -160,7 +161,7 @@ async fn the_folder_has_launchpads_files_and_manifest_json_names_what_is_beside_
         folder.path(),
         &docker(&[&layers()], |_| true),
         threads(2),
-        GivenLayers::new(),
+        Known::default(),
     )
     .await
     .unwrap();
@@ -201,7 +202,7 @@ async fn a_refusal_leaves_nothing_in_a_folder(#[case] exists: bool) {
         &folder,
         &docker(&[&layers()], |n| n != 2),
         threads(2),
-        GivenLayers::new(),
+        Known::default(),
     )
     .await
     .unwrap_err();
@@ -290,11 +291,26 @@ async fn a_given_layer_without_a_size_is_read_in_a_folder_and_looked_up_in_a_reg
 }
 
 #[tokio::test]
+async fn what_is_stored_is_kept_at_once() {
+    // One layer after the other, and the last one is missing.
+    let archive = open(&docker(&[&layers()], |n| n != 0));
+    let store = Memory::default();
+    let error = collect(&archive, store.clone(), threads(1), Known::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), Reason::LayerMissing);
+    let kept = store.manifest("pending").await.unwrap().unwrap();
+    let kept: Manifest = serde_json::from_slice(&kept.bytes).unwrap();
+    assert_eq!(kept.layers.len(), 2);
+    assert!(kept.layers.iter().all(|layer| store.has(&layer.digest)));
+}
+
+#[tokio::test]
 async fn several_images_have_a_section_each_share_layers_and_no_names() {
     let (base, one, two) = (layer("base"), layer("one"), layer("two"));
     let folder = tempfile::tempdir().unwrap();
     let archive = docker(&[&[base.clone(), one], &[base, two]], |_| true);
-    let records = fill(folder.path(), &archive, threads(2), GivenLayers::new())
+    let records = fill(folder.path(), &archive, threads(2), Known::default())
         .await
         .unwrap();
     let read = |name: &str| -> Vec<serde_json::Value> {
@@ -321,7 +337,7 @@ async fn several_images_have_a_section_each_share_layers_and_no_names() {
 async fn plain_layers_are_stored_as_asked_and_read_again(#[case] method: Method, #[case] expected: &str) {
     let options = Options { method, ..threads(2) };
     let archive = open(&docker(&[&layers()], |_| true));
-    let (store, all) = collect(&archive, Memory::default(), options, GivenLayers::new())
+    let (store, all) = collect(&archive, Memory::default(), options, Known::default())
         .await
         .unwrap();
     assert_eq!(all[0].compressor, method.compressor());
@@ -370,7 +386,7 @@ async fn a_foreign_layer_is_refused_unless_allowed_and_then_named_and_never_fetc
         ..Limits::default()
     };
     let archive = Arc::new(Archive::from_stream(&with_foreign()[..], limits).unwrap());
-    let (store, all) = collect(&archive, Memory::default(), threads(2), GivenLayers::new())
+    let (store, all) = collect(&archive, Memory::default(), threads(2), Known::default())
         .await
         .unwrap();
     let image = &all[0].image;
@@ -401,7 +417,7 @@ async fn a_layer_that_docker_says_was_pulled_keeps_where_from() {
         .file("manifest.json", &bytes(&manifest))
         .file("0.tar", &plain)
         .end();
-    let (_, all) = collect(&open(&archive), Memory::default(), threads(1), GivenLayers::new())
+    let (_, all) = collect(&open(&archive), Memory::default(), threads(1), Known::default())
         .await
         .unwrap();
     assert_eq!(all[0].image.layers[0].source, "r.example/team/base");
@@ -447,7 +463,7 @@ async fn what_is_written_is_read_by_other_tools_to_the_same_layers() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
         let options = Options { method, ..threads(2) };
-        fill(&out, &docker(&[&layers()], |_| true), options, GivenLayers::new())
+        fill(&out, &docker(&[&layers()], |_| true), options, Known::default())
             .await
             .unwrap();
         let (tar, read) = (folder.path().join("image.tar"), folder.path().join("read"));

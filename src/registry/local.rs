@@ -112,9 +112,10 @@ impl LocalImage {
         let mut made = HashMap::new();
         let root = match layout_root(&name, &archive, wanted, platforms)? {
             Some(root) if path.is_dir() || !has_plain_layers(&archive).map_err(refused)? => root,
-            _ => {
-                let platform = platforms.first().filter(|_| platforms.len() == 1);
-                let image = archive.single(platform).map_err(refused)?;
+            // A digest of the layout's may be an index's, of which only the platform is left to choose.
+            root => {
+                let wanted = wanted.filter(|wanted| root.is_none() || of_digest(&archive, wanted).is_some());
+                let image = meant(&name, &archive, wanted, platforms)?;
                 make(&archive, image, &mut made).map_err(refused)?
             }
         };
@@ -309,6 +310,50 @@ fn layout_root(
         }
     };
     document(archive, &chosen.digest).map_err(refused)
+}
+
+/// The image of an archive whose manifest or config has this digest.
+fn of_digest<'a>(archive: &'a Archive, wanted: &Digest) -> Option<&'a ArchiveImage> {
+    archive.images().iter().find(|image| {
+        let manifest = image.manifest.as_ref();
+        image.config.digest == *wanted || manifest.is_some_and(|manifest| manifest.digest == *wanted)
+    })
+}
+
+/// The image for which a manifest is made: the one that is named, or the only one that fits.
+fn meant<'a>(
+    path: &str,
+    archive: &'a Archive,
+    wanted: Option<&Digest>,
+    platforms: &[Platform],
+) -> Result<&'a ArchiveImage, LocalError> {
+    let names = || {
+        let name = |image: &ArchiveImage| match image.tags.first() {
+            Some(tag) => format!("{} ({})", image.config.digest, super::error::clean(tag, 100)),
+            None => image.config.digest.to_string(),
+        };
+        let names: Vec<String> = archive.images().iter().take(20).map(name).collect();
+        names.join(", ")
+    };
+    if let Some(wanted) = wanted {
+        return of_digest(archive, wanted).ok_or_else(|| LocalError::NoSuchImage {
+            path: path.to_owned(),
+            digest: wanted.clone(),
+            names: names(),
+        });
+    }
+    let platform = platforms.first().filter(|_| platforms.len() == 1);
+    archive.single(platform).map_err(|error| match error {
+        ArchiveError::ManyImages { count } => LocalError::Several {
+            path: path.to_owned(),
+            count,
+            names: names(),
+        },
+        error => LocalError::Archive {
+            path: path.to_owned(),
+            error,
+        },
+    })
 }
 
 /// Whether any layer is stored as a plain tar: legal in a registry, and several times as large as need be.

@@ -38,22 +38,16 @@ pub(super) async fn put<S: Store>(
     files: &[File],
     subject: Option<Descriptor>,
 ) -> Result<Digest, StagingError> {
-    let empty = Digest::of(EMPTY);
-    put_blob(store, &empty, Bytes::from_static(EMPTY)).await?;
+    let (config, bytes) = empty_config();
+    put_blob(store, &config.digest, bytes).await?;
     for file in files {
         put_blob(store, &Digest::of(&file.bytes), file.bytes.clone()).await?;
     }
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: media_type::OCI_MANIFEST.into(),
-        artifact_type: Some(artifact_type.into()),
-        config: Descriptor::new(media_type::OCI_EMPTY, empty, EMPTY.len() as u64),
-        layers: files.iter().map(File::descriptor).collect(),
+    let bytes = encode(
+        artifact_type,
+        files.iter().map(File::descriptor).collect(),
         subject,
-        annotations: BTreeMap::new(),
-    };
-    let bytes =
-        serde_json::to_vec(&manifest).map_err(|error| StagingError::invalid(tag, error.to_string()))?;
+    )?;
     let digest = Digest::of(&bytes);
     let bytes = Bytes::from(bytes);
     store
@@ -61,6 +55,30 @@ pub(super) async fn put<S: Store>(
         .await?;
     store.put_manifest(tag, bytes, media_type::OCI_MANIFEST).await?;
     Ok(digest)
+}
+
+/// The config that every artifact has.
+pub(super) fn empty_config() -> (Descriptor, Bytes) {
+    let config = Descriptor::new(media_type::OCI_EMPTY, Digest::of(EMPTY), EMPTY.len() as u64);
+    (config, Bytes::from_static(EMPTY))
+}
+
+/// The manifest of an artifact.
+pub(super) fn encode(
+    artifact_type: &str,
+    layers: Vec<Descriptor>,
+    subject: Option<Descriptor>,
+) -> Result<Vec<u8>, StagingError> {
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: media_type::OCI_MANIFEST.into(),
+        artifact_type: Some(artifact_type.into()),
+        config: empty_config().0,
+        layers,
+        subject,
+        annotations: BTreeMap::new(),
+    };
+    serde_json::to_vec(&manifest).map_err(|error| StagingError::invalid(artifact_type, error.to_string()))
 }
 
 /// Reads the manifest of an artifact of this type; `None` when there is nothing under the reference.

@@ -28,7 +28,7 @@ use super::{
     workspace::{Stage, Workspace},
 };
 use crate::{
-    collect::{CollectError, Collected, Collection, Event, Options, Patience, blocking, visible},
+    collect::{CollectError, Collected, Collection, Event, Options, Patience, Tags, blocking, visible},
     image::{
         archive::{Archive, Limits},
         launchpad,
@@ -212,9 +212,13 @@ async fn collect<S: Store>(
     let archive = blocking(move || Archive::open_below(&root, &below, Limits::default())).await??;
     let archive = Arc::new(archive);
     let image = archive.single(Some(&plan.build.platform))?;
-    let tag = |_: &_| staging::image_tag(&plan.build);
+    let tags = Tags {
+        // Whatever becomes of the attempt, its record takes this one over.
+        pending: staging::record_tag(&plan.build),
+        image: staging::image_tag(&plan.build),
+    };
     let collected = collection
-        .collect(&archive, image, &plan.build.platform, tag)
+        .collect(&archive, image, &plan.build.platform, tags)
         .await?;
     Ok(Gathered {
         collected,

@@ -4,21 +4,17 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{ArchiveImage, Counters, Digest, ImageRecord, Platform, Reason, outcome};
+use super::{ArchiveImage, Counters, Digest, ImageRecord, Platform, outcome};
 use crate::{
     collect::{Collected, visible},
     image::archive::Archive,
     record::LayerRecord,
 };
 
-/// The result of a collection that went well; refusals have the same first fields.
+/// The result of a collection that went well.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Document {
-    outcome: &'static str,
-    reason: Option<Reason>,
-    message: Option<String>,
-    member: Option<String>,
     images: Vec<Image>,
     warnings: Vec<String>,
     pub(super) counters: Counters,
@@ -41,10 +37,6 @@ struct Image {
 impl Document {
     pub(super) fn new(archive: &Archive) -> Self {
         Self {
-            outcome: "Accepted",
-            reason: None,
-            message: None,
-            member: None,
             images: Vec::new(),
             warnings: archive
                 .warnings()

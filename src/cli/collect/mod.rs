@@ -13,17 +13,18 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, builder::TypedValueParser as _};
 
-use super::outcome::{self, Refusal, USAGE};
+use super::{
+    limits::{self, LimitFlags},
+    outcome::{self, Refusal, USAGE},
+};
 use crate::{
-    collect::{
-        CollectError, Collection, Folder, GivenLayers, Options, Patience, blocking, given_layers, visible,
-    },
+    collect::{CollectError, Collection, Folder, Options, Patience, Tags, blocking, visible},
     image::{
-        Digest, Platform,
-        archive::{Archive, ArchiveError, ArchiveImage, LIMIT_NAMES, Limits},
+        Digest, Known, Platform,
+        archive::{Archive, ArchiveError, ArchiveImage, Limits},
         compress::Method,
     },
-    record::{Counters, ImageRecord, Reason},
+    record::{Counters, ImageRecord},
     registry::{Client, ClientOptions, Credentials, Reference, Repository},
     staging::{StagingError, Store},
 };
@@ -70,9 +71,8 @@ pub struct CollectArguments {
     /// Threads that compress; as many as there are cores when absent. The result does not depend on it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: Option<u8>,
-    /// Change a bound on what is read.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = limit, long_help = limit_help())]
-    limit: Vec<(&'static str, u64)>,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -87,31 +87,6 @@ fn methods() -> impl clap::builder::TypedValueParser<Value = Method> {
         .try_map(|text| text.parse::<Method>())
 }
 
-fn limit(text: &str) -> Result<(&'static str, u64), String> {
-    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
-    let known = LIMIT_NAMES.iter().find(|(known, _)| *known == name);
-    let (name, _) = known.ok_or_else(|| {
-        let names = LIMIT_NAMES.map(|(name, _)| name).join(", ");
-        format!("there is no limit {name:?}; there are {names}")
-    })?;
-    let value = value
-        .parse()
-        .map_err(|_| format!("{value:?} is no whole number"))?;
-    Ok((name, value))
-}
-
-fn limit_help() -> String {
-    let limits = Limits::default();
-    let lines: Vec<String> = LIMIT_NAMES
-        .iter()
-        .map(|(name, what)| format!("{name}={}: {what}", limits.get(name).unwrap_or_default()))
-        .collect();
-    format!(
-        "Change a bound on what is read. The bounds and their defaults:\n{}",
-        lines.join("\n")
-    )
-}
-
 /// Runs the command: 0 done, 1 refused, 2 usage, 3 the machine, the network or the registry.
 ///
 /// # Errors
@@ -119,7 +94,7 @@ fn limit_help() -> String {
 pub async fn run(arguments: CollectArguments) -> anyhow::Result<ExitCode> {
     let (json, known, credentials) = (
         arguments.json,
-        given(arguments.known.as_deref()),
+        outcome::known(arguments.known.as_deref()),
         credentials(arguments.authfile.as_deref()),
     );
     let (known, credentials) = match (known, credentials) {
@@ -137,18 +112,10 @@ pub async fn run(arguments: CollectArguments) -> anyhow::Result<ExitCode> {
                 reason: error.reason(),
                 message: visible(&error.to_string()),
                 member: error.member().map(visible),
-                advice: None,
+                advice: limits::advice(error.reason()),
             },
         ),
     }
-}
-
-fn given(path: Option<&Path>) -> anyhow::Result<GivenLayers> {
-    let Some(path) = path else {
-        return Ok(GivenLayers::new());
-    };
-    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    given_layers(&text).with_context(|| path.display().to_string())
 }
 
 fn credentials(path: Option<&Path>) -> anyhow::Result<Credentials> {
@@ -161,7 +128,7 @@ fn credentials(path: Option<&Path>) -> anyhow::Result<Credentials> {
 
 async fn collect(
     arguments: CollectArguments,
-    given: GivenLayers,
+    given: Known,
     credentials: Credentials,
 ) -> Result<Document, CollectError> {
     let progress = Progress::new(arguments.json);
@@ -172,13 +139,10 @@ async fn collect(
         verify_known: arguments.verify_known,
         observer: progress.observer(),
     };
-    let mut limits = Limits {
+    let limits = Limits {
         foreign_layers: arguments.allow_foreign,
-        ..Limits::default()
+        ..arguments.limits.limits()
     };
-    for (name, value) in &arguments.limit {
-        limits.set(name, *value);
-    }
     let source = arguments.source.clone();
     let archive = blocking(move || {
         if source.as_os_str() == "-" {
@@ -250,16 +214,27 @@ async fn gather<S: Store>(
     let mut document = Document::new(archive);
     for image in images {
         let fallback = platform.cloned().unwrap_or_else(nowhere);
-        let collected = collection.collect(archive, image, &fallback, keeping_tag).await?;
+        let collected = collection
+            .collect(archive, image, &fallback, keeping_tags(image))
+            .await?;
         document.add(image, collected);
     }
     document.counters = collection.counters();
     Ok((collection.into_store(), document))
 }
 
-/// The tag that keeps an image from garbage collection, one for each image.
-fn keeping_tag(manifest: &Digest) -> String {
-    format!("collected-{}", manifest.hex())
+/// The tag that keeps an image, and its layers before it is whole, from garbage collection. It names the image
+/// by what the archive has of it, since that is known from the beginning.
+fn keeping_tags(image: &ArchiveImage) -> Tags {
+    let digest = image
+        .manifest
+        .as_ref()
+        .map_or(&image.config.digest, |manifest| &manifest.digest);
+    let tag = format!("collected-{}", digest.hex());
+    Tags {
+        pending: tag.clone(),
+        image: tag,
+    }
 }
 
 /// What a record says of an image that names no platform.

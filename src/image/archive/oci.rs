@@ -209,6 +209,12 @@ impl Walk<'_, '_> {
                 ),
             ));
         }
+        if mixes_families(&document.media_type, raw_layers) {
+            self.view.warnings.push(format!(
+                "{member} mixes OCI's and Docker's media types, which some registries and tools refuse; \
+                 an image that BuildKit builds does not"
+            ));
+        }
         let described = entry.platform.as_ref().and_then(documents::RawPlatform::platform);
         if let (Some(described), Some(own)) = (&described, &parsed.platform)
             && !described.matches(own)
@@ -248,6 +254,13 @@ fn archive_layer(diff_id: &Digest, layer: &RawDescriptor, digest: Digest) -> Arc
         foreign: layer.is_foreign().then(|| layer.urls.clone().unwrap_or_default()),
         annotations,
     }
+}
+
+/// Whether a manifest of one family has layers of the other, as Docker 29 without `BuildKit` writes.
+fn mixes_families(manifest: &str, layers: &[RawDescriptor]) -> bool {
+    let is_docker = |media_type: &str| media_type.starts_with("application/vnd.docker.");
+    let types = layers.iter().filter_map(|layer| layer.media_type.as_deref());
+    types.map(is_docker).any(|docker| docker != is_docker(manifest))
 }
 
 /// The repository that containerd says a layer was pulled from.

@@ -258,9 +258,11 @@ impl<'a> Intake<'a> {
             })
     }
 
-    /// The layer, where it is had elsewhere under the claimed digest.
-    fn known(&self, claim: &digests::Claim) -> Option<&'a super::KnownLayer> {
-        self.options.known.by_digest(&claim.digest().ok()?)
+    /// The layer and its size, where it is had elsewhere under the claimed digest. One whose size nobody says
+    /// has to be there, so that it is found out.
+    fn known(&self, claim: &digests::Claim) -> Option<(&'a super::KnownLayer, u64)> {
+        let known = self.options.known.by_digest(&claim.digest().ok()?)?;
+        Some((known, known.size.or(claim.size)?))
     }
 
     /// Takes every file as it is.
@@ -279,11 +281,11 @@ impl<'a> Intake<'a> {
                 continue;
             }
             let known = self.known(claim);
-            let size = if let Some(known) = known {
+            let size = if let Some((_, size)) = known {
                 progress(Progress::Known(claim));
                 accepted.counters.layers_reused += 1;
-                accepted.counters.bytes_reused += known.size;
-                known.size
+                accepted.counters.bytes_reused += size;
+                size
             } else {
                 let content = self.file(claim)?;
                 if let Some(keep) = keep {

@@ -172,12 +172,12 @@ impl Prover<'_, '_> {
 
     fn layer(&mut self, claim: &Claim, identity: &Identity) -> Result<LayerRecord, UploadError> {
         let known = self.intake.known(claim);
-        let record = if let Some(known) = known {
-            check_known(claim, identity, known)?;
+        let record = if let Some((known, size)) = known {
+            check_known(claim, identity, known, size)?;
             (self.progress)(Progress::Known(claim));
             self.accepted.counters.layers_reused += 1;
-            self.accepted.counters.bytes_reused += known.size;
-            record(claim, identity, known.size, &known.media_type, LayerOrigin::Known)
+            self.accepted.counters.bytes_reused += size;
+            record(claim, identity, size, &known.media_type, LayerOrigin::Known)
         } else {
             let content = self.intake.file(claim)?;
             (self.progress)(Progress::Layer(claim, content.size()));
@@ -239,7 +239,12 @@ impl Prover<'_, '_> {
 }
 
 /// A known layer was proven under one diff ID, and is not taken for another's.
-fn check_known(claim: &Claim, identity: &Identity, known: &KnownLayer) -> Result<(), ArchiveError> {
+fn check_known(
+    claim: &Claim,
+    identity: &Identity,
+    known: &KnownLayer,
+    size: u64,
+) -> Result<(), ArchiveError> {
     if known.diff_id != identity.diff_id {
         return Err(ArchiveError::DigestMismatch {
             member: format!("{} (known), decompressed,", claim.file()),
@@ -248,10 +253,10 @@ fn check_known(claim: &Claim, identity: &Identity, known: &KnownLayer) -> Result
         });
     }
     match claim.size {
-        Some(expected) if expected != known.size => Err(ArchiveError::SizeMismatch {
+        Some(expected) if expected != size => Err(ArchiveError::SizeMismatch {
             member: claim.file(),
             expected,
-            found: known.size,
+            found: size,
         }),
         _ => Ok(()),
     }

@@ -113,6 +113,41 @@ async fn of_several_images_one_has_to_be_named() {
     assert_eq!(error.reason(), Reason::SourceMissing);
 }
 
+/// A docker archive of two images, as `docker save` and `slipway collect` write them.
+#[tokio::test]
+async fn of_several_images_without_an_index_one_is_named_by_its_config() {
+    let to = FaultRegistry::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let configs = ["one", "two"].map(|name| {
+        fs::write(folder.path().join(format!("{name}.tar")), tar(name)).unwrap();
+        let config = config("amd64", &[tar(name)]);
+        fs::write(folder.path().join(format!("{name}.json")), &config).unwrap();
+        Digest::of(&config)
+    });
+    let section = |name: &str| {
+        json!({"Config": format!("{name}.json"), "RepoTags": [format!("app:{name}")],
+            "Layers": [format!("{name}.tar")]})
+    };
+    let manifest = json!([section("one"), section("two")]);
+    fs::write(folder.path().join("manifest.json"), manifest.to_string()).unwrap();
+    let error = LocalImage::open(folder.path(), None, &[]).unwrap_err();
+    assert!(matches!(error, LocalError::Several { count: 2, .. }), "{error}");
+    assert!(error.to_string().contains("app:two"), "{error}");
+    let image = LocalImage::open(folder.path(), Some(&configs[1]), &[]).unwrap();
+    let (digest, outcome) = push(image, &to, &[]).await;
+    outcome.result.unwrap();
+    let there = to
+        .anonymous("team/app")
+        .manifest(digest.as_str())
+        .await
+        .unwrap()
+        .unwrap();
+    let manifest: crate::image::Manifest = serde_json::from_slice(&there.bytes).unwrap();
+    assert_eq!(manifest.config.digest, configs[1]);
+    let error = LocalImage::open(folder.path(), Some(&Digest::of(b"x")), &[]).unwrap_err();
+    assert_eq!(error.reason(), Reason::SourceMissing);
+}
+
 #[tokio::test]
 async fn plain_layers_of_an_archive_are_compressed() {
     let to = FaultRegistry::start().await;

@@ -1,6 +1,7 @@
 //! What real tools make of one image is read to that image again.
 //!
-//! A tool that is not here, or cannot work here, is said to be skipped; the test then proves nothing.
+//! A tool that is not here, or cannot work here, is said to be skipped; the test then proves nothing. Docker's own
+//! archives are read in `tests/commands/docker.rs`, all the way to a running container.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -323,57 +324,4 @@ fn buildkit_writes_what_is_read_here() {
     );
     let attested = build("type=oci", &["--opt", "attest:provenance=mode=min"]);
     assert_eq!(attested.attachments()[0].kind, AttachmentKind::Attestation);
-}
-
-#[test]
-fn docker_writes_what_is_read_here() {
-    let (Some(dockerd), Some(docker), Some(containerd)) =
-        (find("dockerd"), find("docker"), find("containerd"))
-    else {
-        return;
-    };
-    let (Some(runc), Some(_)) = (find("runc"), find("skopeo")) else {
-        return;
-    };
-    if !rustix::process::geteuid().is_root() {
-        return skip("dockerd", "it needs root");
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
-    let socket = format!("unix://{}", at("socket").display());
-    // A network of its own, so that it changes nobody's.
-    let mut daemon = Command::new("unshare");
-    daemon
-        .args(["--net", "--mount"])
-        .arg(&dockerd)
-        .args(["--host", &socket, "--storage-driver", "vfs"])
-        .args(["--bridge", "none", "--iptables=false", "--ip6tables=false"])
-        .arg("--data-root")
-        .arg(at("data"))
-        .arg("--exec-root")
-        .arg(at("exec"))
-        .arg("--pidfile")
-        .arg(at("pid"))
-        .env("PATH", path_with(&[&dockerd, &containerd, &runc]));
-    let Some(_daemon) = Server::start("dockerd", &mut daemon, "API listen on") else {
-        return;
-    };
-    let docker = |arguments: &[&str]| {
-        let mut command = Command::new(&docker);
-        command
-            .args(["--host", &socket])
-            .args(arguments)
-            .env("DOCKER_CONFIG", folder.path());
-        command
-    };
-    let source = docker_archive(folder.path());
-    run(docker(&["load", "--input"]).arg(&source));
-    run(docker(&["save", "app:1", "--output"]).arg(at("by-tag")));
-    check(&at("by-tag"));
-    let id = docker(&["inspect", "--format", "{{.Id}}", "app:1"])
-        .output()
-        .unwrap();
-    let id = String::from_utf8(id.stdout).unwrap();
-    run(docker(&["save", id.trim(), "--output"]).arg(at("by-id")));
-    check(&at("by-id"));
 }

@@ -141,6 +141,18 @@ fn genuine_layouts_are_read(#[case] archive: Vec<u8>, #[case] count: usize) {
     assert_eq!(archive.warnings(), &[] as &[String]);
 }
 
+/// Docker 29 without `BuildKit`, on containerd's store.
+#[rstest]
+#[case::of_both_families(media_type::DOCKER_LAYER_GZIP, 1)]
+#[case::of_one_family(media_type::OCI_LAYER_GZIP, 0)]
+fn a_manifest_of_two_families_is_read_and_said(#[case] media_type: &str, #[case] warnings: usize) {
+    let mut layout = Layout::default();
+    layout.image(AMD64, &layers(), media_type, gzipped);
+    let archive = verify(&layout.tar().end()).unwrap();
+    assert_eq!(archive.images()[0].layers.len(), 2);
+    assert_eq!(archive.warnings().len(), warnings, "{:?}", archive.warnings());
+}
+
 #[test]
 fn an_attestation_is_set_aside_with_its_subject() {
     let archive = verify(&oci_buildkit()).unwrap();

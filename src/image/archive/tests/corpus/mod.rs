@@ -120,6 +120,30 @@ fn every_case_has_its_outcome() {
     assert!(table.wrong.is_empty(), "{:#?}", table.wrong);
 }
 
+#[test]
+fn every_trap_has_a_case_and_the_documentation_names_them() {
+    let page = include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/docs/reference/archive-traps.md"
+    ));
+    let mut named: Vec<&str> = page.split('`').filter(|word| is_trap(word)).collect();
+    named.sort_unstable();
+    let mut cases: Vec<&str> = traps::cases().iter().map(|case| case.name).collect();
+    cases.retain(|name| is_trap(name));
+    cases.sort_unstable();
+    assert_eq!(named, cases);
+    for number in 1..=24 {
+        let prefix = format!("T{number}-");
+        assert!(cases.iter().any(|name| name.starts_with(&prefix)), "{prefix}");
+    }
+}
+
+/// `T`, a number and a name.
+fn is_trap(name: &str) -> bool {
+    let number = name.strip_prefix('T').and_then(|rest| rest.split('-').next());
+    number.is_some_and(|number| number.parse::<u8>().is_ok()) && name.contains('-')
+}
+
 /// The copy's part: reads, and says what came of it.
 fn read_one(path: &Path, how: &str) {
     let outcome = read(path, how);

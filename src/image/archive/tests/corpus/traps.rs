@@ -1,6 +1,6 @@
 //! What producers really write, and the traps that readers were caught in, by number.
 //!
-//! The traps' sources are in the issue trackers of moby, containerd, go-containerregistry, skopeo and podman.
+//! `docs/reference/archive-traps.md` is a table of them. The traps' sources are in the issue trackers of moby, containerd, go-containerregistry, skopeo and podman.
 //! Number 25, a tag overwritten by a push of one architecture, is no archive's; pushes are tested for it.
 
 use super::*;
