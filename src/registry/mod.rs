@@ -27,7 +27,7 @@ pub use blob::BlobStream;
 pub use client::{Client, ClientOptions, Repository, Timeouts};
 pub use copy::{
     BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, ReferrerCounters,
-    Survey, TagPolicy, Target, push_all, read_image, read_referrers, survey,
+    Survey, TagPolicy, Target, push_all, read_image, read_referrers, read_referrers_except, survey,
 };
 pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::{Operation, Place, RegistryError};

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use plan::Image;
 pub use push::{Outcome, Target, push_all};
-pub use read::{read_image, read_referrers};
+pub use read::{read_image, read_referrers, read_referrers_except};
 pub use survey::{Planned, Survey, survey};
 
 use super::{error::RegistryError, source::BlobSource};
