@@ -137,6 +137,9 @@ pub struct CollectPlan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PushPlan {
+    /// What is done with the targets.
+    #[serde(default)]
+    pub mode: PushMode,
     /// The image, in staging or anywhere.
     pub source: PushSource,
     /// Where to; each stands or falls alone.
@@ -147,6 +150,17 @@ pub struct PushPlan {
     /// The platforms of an index that are pushed; all when empty.
     #[serde(default)]
     pub platforms: Vec<Platform>,
+}
+
+/// What a pusher does with its targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PushMode {
+    /// Brings the image.
+    #[default]
+    Write,
+    /// Lists the requests that would write.
+    DryRun,
 }
 
 /// The image that is pushed.

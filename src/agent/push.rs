@@ -7,16 +7,25 @@
 use super::{
     docker_config::credentials,
     identity,
-    plan::{PushPlan, PushSource, PushTarget},
+    plan::{PushMode, PushPlan, PushSource, PushTarget},
     report::{MESSAGE_LIMIT, PushReport, TargetReport},
 };
 use crate::{
+    image::media_type,
     record::{Failure, Reason},
     registry::{
-        BlobCounters, Client, ClientOptions, CopyError, Image, Listener, Outcome, Reference, RegistryError,
-        Repository, Target, push_all, read_image,
+        BlobCounters, Client, ClientOptions, CopyError, Image, Listener, Outcome, Reference,
+        ReferrerCounters, RegistryError, Repository, Survey, Target, push_all, read_image,
+        read_referrers_except, survey,
     },
 };
+
+/// Requests of a dry run that are listed for each target; an image of sixteen platforms has about as many.
+const REQUESTS_LISTED: usize = 512;
+/// Slipway's own: a record holds the build's log, and is its namespace's alone.
+const STAY_IN_STAGING: &[&str] = &[media_type::SLIPWAY_RECORD];
+/// What refers to an image and is named in a report.
+const REFERRERS_NAMED: usize = 64;
 
 /// Pushes as planned.
 pub async fn run(plan: PushPlan) -> PushReport {
@@ -28,11 +37,11 @@ pub async fn run_watched(plan: PushPlan, listener: Option<Listener>) -> PushRepo
     let mut report = PushReport {
         digest: None,
         failure: None,
+        referrers: Vec::new(),
         targets: plan.targets.iter().map(|_| untouched()).collect(),
     };
     let options = plan.registries.options();
     push(&plan, options, listener, &mut report).await;
-    fit(&mut report);
     report
 }
 
@@ -48,10 +57,11 @@ async fn push(plan: &PushPlan, options: ClientOptions, listener: Option<Listener
         }
     };
     report.digest = Some(image.digest().clone());
+    report.referrers = image.referrers().take(REFERRERS_NAMED).cloned().collect();
     let mut ready = Vec::new();
     let mut positions = Vec::new();
     for (position, planned) in plan.targets.iter().enumerate() {
-        match target(&source, planned) {
+        match target(source.client(), planned) {
             Ok(target) => {
                 ready.push(target);
                 positions.push(position);
@@ -59,9 +69,19 @@ async fn push(plan: &PushPlan, options: ClientOptions, listener: Option<Listener
             Err(failure) => report.targets[position].failure = Some(failure),
         }
     }
-    let outcomes = push_all(&image, &source.into(), &ready, listener).await;
-    for (position, outcome) in positions.into_iter().zip(outcomes) {
-        report.targets[position] = reported(outcome);
+    let source = source.into();
+    match plan.mode {
+        PushMode::Write => {
+            let outcomes = push_all(&image, &source, &ready, listener).await;
+            for (position, outcome) in positions.into_iter().zip(outcomes) {
+                report.targets[position] = reported(outcome);
+            }
+        }
+        PushMode::DryRun => {
+            for (position, target) in positions.into_iter().zip(&ready) {
+                report.targets[position] = surveyed(survey(&image, &source, target).await);
+            }
+        }
     }
 }
 
@@ -101,7 +121,8 @@ async fn read_source(
         let reference = digest
             .as_ref()
             .map_or(reference.as_str(), |digest| digest.as_str());
-        read_image(&source.clone().into(), reference, &plan.platforms).await
+        let image = read_image(&source.clone().into(), reference, &plan.platforms).await?;
+        read_referrers_except(&source, image, STAY_IN_STAGING).await
     };
     match read.await {
         Ok(image) => Ok((source, image)),
@@ -123,7 +144,7 @@ fn source_reason(error: &CopyError) -> Reason {
     }
 }
 
-fn target(source: &Repository, planned: &PushTarget) -> Result<Target, Failure> {
+fn target(client: &Client, planned: &PushTarget) -> Result<Target, Failure> {
     let invalid =
         |error: crate::registry::ReferenceError| Failure::new(Reason::TargetInvalid, error.to_string());
     let reference = Reference::repository(&planned.repository).map_err(invalid)?;
@@ -132,8 +153,7 @@ fn target(source: &Repository, planned: &PushTarget) -> Result<Target, Failure> 
     }
     let credentials = credentials(planned.credentials_dir.as_deref())?;
     Ok(Target {
-        repository: source
-            .client()
+        repository: client
             .with_credentials(credentials)
             .repository(&reference.registry, &reference.repository),
         tags: planned.tags.clone(),
@@ -146,6 +166,9 @@ fn untouched() -> TargetReport {
         failure: None,
         retry_after_seconds: None,
         blobs: BlobCounters::default(),
+        referrers: ReferrerCounters::default(),
+        requests: Vec::new(),
+        requests_omitted: 0,
         previous: Vec::new(),
     }
 }
@@ -156,8 +179,35 @@ fn reported(outcome: Outcome) -> TargetReport {
         retry_after_seconds: error.as_ref().and_then(seconds),
         failure: error.map(|error| Failure::new(error.reason(), error.to_string())),
         blobs: outcome.blobs,
+        referrers: outcome.referrers,
         previous: outcome.previous,
+        ..untouched()
     }
+}
+
+/// What a dry run found out of one target.
+fn surveyed(survey: Result<Survey, CopyError>) -> TargetReport {
+    let survey = match survey {
+        Ok(survey) => survey,
+        Err(error) => {
+            return TargetReport {
+                retry_after_seconds: seconds(&error),
+                failure: Some(Failure::new(error.reason(), error.to_string())),
+                ..untouched()
+            };
+        }
+    };
+    let listed = survey.writes.iter().take(REQUESTS_LISTED);
+    TargetReport {
+        requests: listed.map(ToString::to_string).collect(),
+        requests_omitted: count(survey.writes.len().saturating_sub(REQUESTS_LISTED)),
+        previous: survey.tags,
+        ..untouched()
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn seconds(error: &CopyError) -> Option<u64> {
@@ -167,11 +217,31 @@ fn seconds(error: &CopyError) -> Option<u64> {
         .map(|time| time.as_secs() + u64::from(time.subsec_nanos() > 0))
 }
 
-/// Cuts a report until the kubelet keeps all of it: the words first, and where there are more tags than the
+/// A report cut until the kubelet keeps all of it: lists first, then words, and where there are more tags than the
 /// limit has room for, the digests that they pointed to.
+#[must_use]
+pub fn fitted(mut report: PushReport) -> PushReport {
+    fit(&mut report);
+    report
+}
+
 fn fit(report: &mut PushReport) {
     let too_long =
         |report: &PushReport| serde_json::to_vec(report).is_ok_and(|text| text.len() > MESSAGE_LIMIT);
+    while too_long(report) {
+        let listed = |target: &&mut TargetReport| target.requests.len();
+        let Some(target) = report
+            .targets
+            .iter_mut()
+            .max_by_key(listed)
+            .filter(|target| !target.requests.is_empty())
+        else {
+            break;
+        };
+        target.requests.pop();
+        target.requests_omitted += 1;
+    }
+    while too_long(report) && report.referrers.pop().is_some() {}
     for limit in [1024, 512, 256, 128, 64, 0] {
         if !too_long(report) {
             return;
@@ -218,7 +288,7 @@ mod tests {
     use super::*;
     use crate::agent::plan::Registries;
     use crate::{
-        image::Digest,
+        image::{Descriptor, Digest},
         registry::{
             TagPolicy,
             testing::{Door, Fault, FaultRegistry, PASSWORD, USER},
@@ -235,6 +305,7 @@ mod tests {
     fn plan(from: &FaultRegistry, reference: &str, targets: Vec<PushTarget>) -> PushPlan {
         let host = |target: &PushTarget| target.repository.split('/').next().unwrap_or_default().to_owned();
         PushPlan {
+            mode: PushMode::Write,
             registries: Registries {
                 plain_http: targets.iter().map(host).chain([from.host()]).collect(),
                 ..Registries::default()
@@ -302,6 +373,64 @@ mod tests {
         assert_eq!(two.tagged("team/app", "v1"), Some(root.digest.to_string()));
     }
 
+    /// A manifest that refers to another one.
+    fn refer(registry: &FaultRegistry, subject: &Descriptor, artifact_type: &str) -> Digest {
+        let config = registry.put_blob("src", b"{}");
+        let document = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": media_type::OCI_MANIFEST,
+            "artifactType": artifact_type,
+            "config": {"mediaType": media_type::OCI_EMPTY, "digest": config, "size": 2},
+            "layers": [],
+            "subject": subject,
+        });
+        registry
+            .put_manifest("src", media_type::OCI_MANIFEST, &document)
+            .digest
+    }
+
+    #[tokio::test]
+    async fn what_refers_to_the_image_goes_with_it_and_records_of_builds_stay() {
+        let (from, target) = (FaultRegistry::start().await, FaultRegistry::start().await);
+        let root = from.put_image("src", &[b"layer"]);
+        from.tag("src", "v1", &root.digest);
+        let signature = refer(&from, &root, "application/vnd.dev.cosign.artifact.sig.v1+json");
+        let record = refer(&from, &root, media_type::SLIPWAY_RECORD);
+        let report = run(plan(&from, "v1", vec![to(&target, None)])).await;
+        assert_eq!(report.targets[0].failure, None);
+        assert_eq!(report.referrers, std::slice::from_ref(&signature));
+        let counters = report.targets[0].referrers;
+        assert_eq!((counters.written, counters.existed), (1, 0));
+        let wrote = |digest: &Digest| target.count(&Method::PUT, digest.as_str());
+        assert_eq!((wrote(&signature), wrote(&record)), (1, 0));
+        let again = run(plan(&from, "v1", vec![to(&target, None)])).await;
+        let counters = again.targets[0].referrers;
+        assert_eq!((counters.written, counters.existed), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_lists_every_request_that_would_write_and_writes_nothing() {
+        let (from, target) = (FaultRegistry::start().await, FaultRegistry::start().await);
+        let root = from.put_image("src", &[b"one", b"two"]);
+        from.tag("src", "v1", &root.digest);
+        let signature = refer(&from, &root, "application/vnd.dev.cosign.artifact.sig.v1+json");
+        let mut planned = plan(&from, "v1", vec![to(&target, None)]);
+        planned.mode = PushMode::DryRun;
+        let report = run(planned.clone()).await;
+        let requests = &report.targets[0].requests;
+        // Two layers, two configs, the manifest, what refers to it, the tag.
+        assert_eq!(requests.len(), 7, "{requests:#?}");
+        assert!(
+            requests[5].contains(signature.as_str()) && requests[6].starts_with("PUT manifests/v1 (new)")
+        );
+        assert_eq!(
+            target.count(&Method::POST, "") + target.count(&Method::PUT, ""),
+            0
+        );
+        run(plan(&from, "v1", vec![to(&target, None)])).await;
+        assert!(run(planned).await.targets[0].requests.is_empty());
+    }
+
     #[tokio::test]
     async fn a_source_that_cannot_be_read_concerns_every_target() {
         let (from, target) = (FaultRegistry::start().await, FaultRegistry::start().await);
@@ -354,15 +483,37 @@ mod tests {
         let mut report = PushReport {
             digest: Some(Digest::of(b"x")),
             failure: None,
+            referrers: vec![Digest::of(b"signature"); 64],
             targets: (0..5).map(|_| target()).collect(),
         };
         fit(&mut report);
         assert!(serde_json::to_vec(&report).unwrap().len() <= MESSAGE_LIMIT);
         assert!(report.targets.iter().all(|target| target.previous.len() == 3));
         assert!(!report.targets[0].failure.as_ref().unwrap().message.is_empty());
+        assert!(report.referrers.is_empty());
         report.targets[0].previous = vec![Some(Digest::of(b"x")); 60];
         fit(&mut report);
         assert!(serde_json::to_vec(&report).unwrap().len() <= MESSAGE_LIMIT);
         assert!(report.targets[0].previous.is_empty() && !report.targets[1].previous.is_empty());
+    }
+
+    #[test]
+    fn of_a_long_list_of_requests_the_kubelet_keeps_the_beginning_and_the_count() {
+        let report = PushReport {
+            digest: None,
+            failure: None,
+            referrers: Vec::new(),
+            targets: vec![TargetReport {
+                requests: (0..100)
+                    .map(|number| format!("PUT manifests/{number:064}"))
+                    .collect(),
+                ..untouched()
+            }],
+        };
+        let fitted = fitted(report);
+        assert!(serde_json::to_vec(&fitted).unwrap().len() <= MESSAGE_LIMIT);
+        let target = &fitted.targets[0];
+        assert!(target.requests.len() > 30);
+        assert_eq!(count(target.requests.len()) + target.requests_omitted, 100);
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     record::{Failure, Revision},
 };
 
-pub use crate::registry::BlobCounters;
+pub use crate::registry::{BlobCounters, ReferrerCounters};
 
 /// The kubelet's limit on one container's message.
 pub const MESSAGE_LIMIT: usize = 4096;
@@ -75,6 +75,9 @@ pub struct PushReport {
     pub digest: Option<Digest>,
     /// A failure that concerns every target, an unreadable source for example.
     pub failure: Option<Failure>,
+    /// What refers to the image and goes with it, as far as there is room.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<Digest>,
     /// One entry a target.
     pub targets: Vec<TargetReport>,
 }
@@ -90,9 +93,27 @@ pub struct TargetReport {
     pub retry_after_seconds: Option<u64>,
     /// What became of the blobs.
     pub blobs: BlobCounters,
+    /// What became of what refers to the image.
+    #[serde(default)]
+    pub referrers: ReferrerCounters,
+    /// Of a dry run: the requests that would write.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<String>,
+    /// Of a dry run: how many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub requests_omitted: i64,
     /// The digest that each tag pointed to before, in the plan's order; null where it did not exist.
     pub previous: Vec<Option<Digest>>,
 }
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+/// What the operator accepts of an agent that reports itself: a dry run's list of requests is longer than what the
+/// kubelet keeps.
+pub const TOLD_LIMIT: usize = 1 << 20;
 
 /// Leaves a report where the kubelet finds it, shortened where it must be.
 ///

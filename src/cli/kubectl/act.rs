@@ -15,7 +15,7 @@ use crate::api::{
     REQUEST_ANNOTATION,
     v1alpha1::{
         BuildPhase, LocalReference, OCIRecipe, OCIRecipeBuild, PushSourceReference, PushTargetSpec,
-        RegistryPush, RegistryPushSpec,
+        RegistryPush, RegistryPushSpec, Risk,
     },
 };
 
@@ -134,10 +134,12 @@ pub async fn push(
             targets: vec![PushTargetSpec {
                 repository: target.to_owned(),
                 tags,
+                risk: Risk::default(),
                 credentials_ref: secret.map(|name| LocalReference { name }),
                 tag_policy: crate::agent::plan::TagPolicy::default(),
             }],
             platforms: Vec::new(),
+            dry_run: false,
             suspend: false,
             cancel: false,
         },

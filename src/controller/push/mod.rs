@@ -2,7 +2,9 @@
 
 pub mod decide;
 pub mod observe;
+mod plan;
 pub mod pod;
+pub mod rivals;
 pub mod status;
 mod tags;
 
@@ -42,12 +44,20 @@ pub async fn reconcile(push: Arc<RegistryPush>, context: Arc<Context>) -> Result
     else {
         return Ok(Action::await_change());
     };
-    let observed = observe::observe(push, &context).await;
+    let mut observed = observe::observe(push, &context).await;
     let mut decision = decide(&observed, Timestamp::now());
+    let mut beginning = None;
+    if decision.begins {
+        // Nobody else begins between this look at the others and the written status.
+        beginning = Some(context.push_beginnings.lock().await);
+        observed = observe::observe(observed.push, &context).await;
+        decision = decide(&observed, Timestamp::now());
+    }
     if let Some(pod) = &decision.status.pod {
         context.pod_begun(pod);
     }
     let push = publish(&observed.push, &decision.status, &context).await?;
+    drop(beginning);
     if let Err(error) = apply(&push, &decision, &context).await {
         let Error::Cluster(ClusterError::Api { source, .. }) = &error else {
             return Err(error);
@@ -145,24 +155,6 @@ pub fn of_rule(build: &OCIRecipeBuild, status: &OCIRecipeBuildStatus, rule: usiz
         .recipe_ref
         .as_ref()
         .map_or_else(|| build.name_any(), |r| r.name.clone());
-    let facts = tags::Facts {
-        reference: inputs
-            .recipe
-            .source
-            .git
-            .as_ref()
-            .and_then(|git| git.reference.as_deref()),
-        commit: status
-            .revision
-            .as_ref()
-            .map(|revision| revision.revision.as_str()),
-        recipe: &recipe,
-        build: &build.name_any(),
-        date: status
-            .finished_at
-            .as_ref()
-            .map_or_else(String::new, |time| time.0.strftime("%Y%m%d").to_string()),
-    };
     let build_name = build.name_any();
     let labels = [
         (BUILD_LABEL, build_name.as_str()),
@@ -178,11 +170,13 @@ pub fn of_rule(build: &OCIRecipeBuild, status: &OCIRecipeBuildStatus, rule: usiz
         },
         targets: vec![PushTargetSpec {
             repository: push_rule.repository.clone(),
-            tags: tags::of_rule(&push_rule.tags, &facts),
+            tags: push_rule.tags.clone(),
+            risk: push_rule.risk,
             credentials_ref: push_rule.credentials_ref.clone(),
             tag_policy: push_rule.tag_policy,
         }],
         platforms: Vec::new(),
+        dry_run: false,
         suspend: false,
         cancel: false,
     };

@@ -3,12 +3,14 @@
 use kube::runtime::events::Event;
 
 use crate::{
-    agent::report::{BlobCounters, TargetReport},
+    agent::report::{BlobCounters, ReferrerCounters, TargetReport},
     api::v1alpha1::{
-        PushTargetSpec, RegistryPushStatus, TagStatus, TargetState, TargetStatus,
+        PushTargetSpec, RegistryPushStatus, TargetState, TargetStatus,
         condition::{self, Conditions},
     },
     controller::events,
+    image::Digest,
+    record::Reason,
 };
 
 /// A target to which nothing was pushed yet.
@@ -18,19 +20,32 @@ pub fn pending(target: &PushTargetSpec) -> TargetStatus {
         state: TargetState::Pending,
         plain_http: false,
         attempts: 0,
+        next_attempt_at: None,
         tags: Vec::new(),
         blobs: BlobCounters::default(),
+        referrers: ReferrerCounters::default(),
+        requests: Vec::new(),
+        requests_omitted: 0,
         failure: None,
     }
 }
 
-/// Writes what an attempt reports into the target's entry; `give_up` ends a target that failed.
-pub fn take_report(
-    status: &mut TargetStatus,
-    target: &PushTargetSpec,
-    report: &TargetReport,
-    last_attempt: bool,
-) {
+/// The same target when somebody asks for it again; what was sent was sent.
+pub fn ask_again(status: &mut TargetStatus) {
+    status.state = TargetState::Pending;
+    status.attempts = 0;
+    status.next_attempt_at = None;
+    status.failure = None;
+}
+
+/// The tags that a target's attempts write.
+pub fn written_tags(status: &TargetStatus) -> Vec<&str> {
+    let tags = status.tags.iter().filter(|tag| tag.superseded_by.is_none());
+    tags.map(|tag| tag.name.as_str()).collect()
+}
+
+/// Writes what an attempt reports into the target's entry; what follows from a failure is decided elsewhere.
+pub fn take_report(status: &mut TargetStatus, report: &TargetReport, digest: Option<&Digest>, dry_run: bool) {
     status.attempts += 1;
     let (total, new) = (&mut status.blobs, &report.blobs);
     total.existed += new.existed;
@@ -39,22 +54,24 @@ pub fn take_report(
     total.resumed += new.resumed;
     total.bytes_uploaded += new.bytes_uploaded;
     total.bytes_saved += new.bytes_saved;
+    status.referrers = report.referrers;
     status.failure.clone_from(&report.failure);
-    status.state = match &report.failure {
-        None => TargetState::Pushed,
-        Some(failure) if failure.retryable && !last_attempt => TargetState::Pending,
-        Some(_) => TargetState::Failed,
-    };
+    status.requests.clone_from(&report.requests);
+    status.requests_omitted = report.requests_omitted;
     if report.failure.is_none() {
-        status.tags = target
-            .tags
-            .iter()
-            .enumerate()
-            .map(|(index, tag)| TagStatus {
-                name: tag.clone(),
-                previous: report.previous.get(index).cloned().flatten(),
-            })
-            .collect();
+        status.state = if dry_run {
+            TargetState::Planned
+        } else {
+            TargetState::Pushed
+        };
+    }
+    let written = status.tags.iter_mut().filter(|tag| tag.superseded_by.is_none());
+    for (tag, previous) in written.zip(&report.previous) {
+        // An attempt that failed after it wrote a tag finds its own image there the next time.
+        let other = previous.as_ref().filter(|found| Some(*found) != digest);
+        if let (None, Some(other)) = (&tag.previous, other) {
+            tag.previous = Some(other.clone());
+        }
     }
 }
 
@@ -73,7 +90,7 @@ pub fn conditions(
     let failed: Vec<&TargetStatus> = status
         .targets
         .iter()
-        .filter(|t| t.state != TargetState::Pushed)
+        .filter(|t| t.state == TargetState::Failed)
         .collect();
     if let Some(failure) = &status.failure {
         return Conditions::failed(failure.reason.as_str(), &failure.message);
@@ -94,13 +111,41 @@ pub fn conditions(
             )
         }
         None => {
-            let digest = status.digest.as_ref().map_or("", |digest| digest.as_str());
-            Conditions::succeeded(
-                "Uploaded",
-                &format!("All {} targets serve {digest}.", status.targets.len()),
-            )
+            let (reason, message) = good_end(status);
+            Conditions::succeeded(reason, &message)
         }
     }
+}
+
+fn good_end(status: &RegistryPushStatus) -> (&'static str, String) {
+    let digest = status.digest.as_ref().map_or("", |digest| digest.as_str());
+    let count = |state: TargetState| status.targets.iter().filter(|t| t.state == state).count();
+    let (planned, left) = (count(TargetState::Planned), count(TargetState::Superseded));
+    if planned > 0 {
+        let requests = status.targets.iter();
+        let requests: i64 = requests
+            .map(|target| i64::try_from(target.requests.len()).unwrap_or(0) + target.requests_omitted)
+            .sum();
+        let text =
+            format!("A push of {digest} would send {requests} requests that write; see status.targets.");
+        return ("Planned", text);
+    }
+    if left == status.targets.len() {
+        let mut tags = status.targets.iter().flat_map(|target| &target.tags);
+        let newer = tags.find_map(|tag| tag.superseded_by.as_deref());
+        let text = format!(
+            "Nothing was sent: the tags are left to the newer build {}.",
+            newer.unwrap_or("")
+        );
+        return (Reason::Superseded.as_str(), text);
+    }
+    let pushed = count(TargetState::Pushed);
+    let text = if left == 0 {
+        format!("All {pushed} targets serve {digest}.")
+    } else {
+        format!("{pushed} targets serve {digest}; {left} are left to a newer build.")
+    };
+    ("Uploaded", text)
 }
 
 /// The events that tell of the way from one status to the next.
@@ -138,6 +183,10 @@ pub fn events(before: Option<&RegistryPushStatus>, after: &RegistryPushStatus) -
                     &format!("{}: {}", target.repository, failure.message),
                 ));
             }
+            (TargetState::Superseded, _) => list.push(events::normal(
+                Reason::Superseded.as_str(),
+                &format!("{}: its tags are left to a newer build.", target.repository),
+            )),
             _ => {}
         }
     }
