@@ -26,11 +26,12 @@ mod upload;
 pub use blob::BlobStream;
 pub use client::{Client, ClientOptions, Repository, Timeouts};
 pub use copy::{
-    BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, ReferrerCounters,
-    Survey, TagPolicy, Target, push_all, read_image, read_referrers, read_referrers_except, survey,
+    BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, PublishPolicy,
+    ReferrerCounters, Survey, TagPolicy, Target, for_target, push_all, read_image, read_referrers,
+    read_referrers_except, survey,
 };
 pub use credentials::{Credentials, CredentialsError, Secret};
-pub use error::{Operation, Place, RegistryError};
+pub use error::{Operation, OwnError, Place, RegistryError};
 pub use local::{LocalError, LocalImage};
 pub use manifest::RawManifest;
 pub use pace::Backoff;

@@ -8,6 +8,7 @@
 
 mod manifests;
 mod plan;
+mod publish;
 mod push;
 mod read;
 mod share;
@@ -19,6 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use plan::Image;
+pub use publish::{PublishPolicy, for_target};
 pub use push::{Outcome, Target, push_all};
 pub use read::{read_image, read_referrers, read_referrers_except};
 pub use survey::{Planned, Survey, survey};
@@ -194,6 +196,24 @@ pub enum CopyError {
         /// Where it points to.
         found: Digest,
     },
+    /// A tag has a platform that the image lacks.
+    #[error(
+        "the tag {tag} has an image for {platform}, which this one lacks; build that platform too, or publish with KeepOld or WhenComplete"
+    )]
+    PlatformLost {
+        /// The tag.
+        tag: String,
+        /// The platform.
+        platform: String,
+    },
+    /// An image of a tag cannot be kept beside this one.
+    #[error(
+        "{digest} cannot be kept: it and the new image are of Docker's and of OCI's types, which no index may mix; publish with WhenComplete"
+    )]
+    Families {
+        /// The image.
+        digest: Digest,
+    },
     /// A layer is to be had elsewhere only.
     #[error(
         "the layer {digest} is not in the source but at URLs that are not followed; rebuild with its content included"
@@ -220,7 +240,8 @@ impl CopyError {
             Self::SourceMissing { .. } => Reason::SourceMissing,
             Self::Manifest { .. } => Reason::ManifestInvalid,
             Self::Ambiguous { .. } => Reason::MediaTypeAmbiguous,
-            Self::MediaType { .. } => Reason::UnsupportedMediaType,
+            Self::MediaType { .. } | Self::Families { .. } => Reason::UnsupportedMediaType,
+            Self::PlatformLost { .. } => Reason::PlatformLost,
             Self::PlatformMissing { .. } => Reason::PlatformMissing,
             Self::Limit { .. } => Reason::LimitExceeded,
             Self::TagTaken { .. } | Self::ReferrerTaken { .. } => Reason::TagImmutable,

@@ -20,7 +20,7 @@ pub(super) const CHILDREN_LIMIT: usize = 128;
 const BLOBS_LIMIT: usize = 4096;
 
 /// The annotation by which an attestation in an index says which of its neighbours it is about.
-const ATTESTS: &str = "vnd.docker.reference.digest";
+pub(super) const ATTESTS: &str = "vnd.docker.reference.digest";
 
 /// A document of an image.
 #[derive(Clone, Debug, PartialEq)]

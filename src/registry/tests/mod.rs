@@ -7,6 +7,7 @@ mod copies;
 mod local;
 mod manifests;
 mod profiles;
+mod publish;
 mod real;
 mod referrers;
 mod rows;
