@@ -173,6 +173,8 @@ async fn a_build_names_a_recipe_or_carries_one(#[case] spec: Value, #[case] expe
 #[case::open_variable(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "tags": ["{ref"] }] }), "tags may name {ref}")]
 #[case::variable_of_a_build(json!({ "source": { "reference": "example.test/b:1" }, "targets": [{ "repository": "example.test/a", "tags": ["{commit}"] }] }), "source.reference knows no build")]
 #[case::platform_without_one(json!({ "source": { "reference": "example.test/b:1" }, "targets": [{ "repository": "example.test/a", "tags": ["{platform}"] }] }), "give exactly one in platforms")]
+#[case::unknown_publish_policy(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "publish": "Never" }] }), "spec.targets[0].publish")]
+#[case::check_interval(json!({ "source": { "buildRef": { "name": "b" } }, "checkEverySeconds": 1, "targets": [{ "repository": "example.test/a" }] }), "spec.checkEverySeconds")]
 #[case::unknown_risk(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "risk": "Bold" }] }), "spec.targets[0].risk")]
 #[case::platform_twice(json!({ "source": { "buildRef": { "name": "b" } }, "platforms": ["linux/amd64", "linux/amd64"], "targets": [{ "repository": "example.test/a" }] }), "Duplicate value")]
 #[tokio::test]

@@ -10,7 +10,7 @@ use crate::{
     registry::{ClientOptions, normal_origin},
 };
 
-pub use crate::registry::TagPolicy;
+pub use crate::registry::{PublishPolicy, TagPolicy};
 
 /// The environment variable that holds a plan.
 pub const PLAN_VARIABLE: &str = "SLIPWAY_PLAN";
@@ -161,6 +161,8 @@ pub enum PushMode {
     Write,
     /// Lists the requests that would write.
     DryRun,
+    /// Asks where the tags point to; reads no source.
+    Check,
 }
 
 /// The image that is pushed.
@@ -195,4 +197,7 @@ pub struct PushTarget {
     /// What happens to a tag that points elsewhere.
     #[serde(default)]
     pub tag_policy: TagPolicy,
+    /// What happens to the platforms that a tag has already.
+    #[serde(default)]
+    pub publish: PublishPolicy,
 }

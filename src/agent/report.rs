@@ -11,7 +11,7 @@ use crate::{
     record::{Failure, Revision},
 };
 
-pub use crate::registry::{BlobCounters, ReferrerCounters};
+pub use crate::registry::{BlobCounters, OwnError, ReferrerCounters};
 
 /// The kubelet's limit on one container's message.
 pub const MESSAGE_LIMIT: usize = 4096;
@@ -82,15 +82,36 @@ pub struct PushReport {
     pub targets: Vec<TargetReport>,
 }
 
+/// A part of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RefusedPart {
+    /// A layer or config.
+    Blob(Digest),
+    /// An image's manifest.
+    Manifest,
+    /// The index over several images, or a tag of it.
+    Index,
+}
+
 /// How one target ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetReport {
     /// Absent when everything is there and verified.
     pub failure: Option<Failure>,
+    /// What the tags point to, where that is not the image alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
     /// The earliest moment at which the registry wants to be asked again, in seconds from the report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_seconds: Option<u64>,
+    /// The registry's own errors, where it answered with any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<OwnError>,
+    /// Which part of the image the registry refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedPart>,
     /// What became of the blobs.
     pub blobs: BlobCounters,
     /// What became of what refers to the image.

@@ -266,8 +266,7 @@ impl Context {
         let rules = build
             .status
             .as_ref()
-            .and_then(|s| s.inputs.as_ref())
-            .map_or(0, |i| i.recipe.push_rules.len());
+            .map_or(0, |status| status.push_rules().count());
         let namespace = build.namespace().unwrap_or_default();
         (0..rules)
             .filter_map(|rule| {

@@ -26,6 +26,8 @@ pub mod media_type {
     pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
     pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
     pub const SLIPWAY_RECORD: &str = "application/vnd.slipway.record.v1+json";
+    /// Slipway's own receipt of a push.
+    pub const SLIPWAY_RECEIPT: &str = "application/vnd.slipway.receipt.v1+json";
 
     /// Whether a type is that of a layer that may be stored.
     pub fn is_layer(media_type: &str) -> bool {

@@ -12,7 +12,7 @@ use super::{
     registry_push::{TAG_VARIABLES, TAG_VARIABLES_MESSAGE},
     text_map,
 };
-use crate::agent::plan::TagPolicy;
+use crate::agent::plan::{PublishPolicy, TagPolicy};
 
 /// What to build, for which platforms, when, and where to push.
 ///
@@ -300,6 +300,13 @@ pub struct PushRule {
     /// What happens to a tag that exists.
     #[serde(default)]
     pub tag_policy: TagPolicy,
+    /// What happens to the platforms that a tag has already.
+    #[serde(default)]
+    pub publish: PublishPolicy,
+    /// How often, in seconds, the tags are looked at once they are pushed; never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 2_592_000))]
+    pub check_every_seconds: Option<i64>,
 }
 
 /// What became of a recipe.

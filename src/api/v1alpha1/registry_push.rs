@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::LocalReference;
 use crate::{
     agent::{
-        plan::TagPolicy,
-        report::{BlobCounters, ReferrerCounters},
+        plan::{PublishPolicy, TagPolicy},
+        report::{BlobCounters, OwnError, ReferrerCounters},
     },
     image::Digest,
     record::Failure,
@@ -71,6 +71,11 @@ pub struct RegistryPushSpec {
     /// Writes nothing: the requests that would write are listed in the status of each target.
     #[serde(default)]
     pub dry_run: bool,
+    /// How often, in seconds, the tags of a push that ended well are looked at; the condition `Drifted` says
+    /// whether they still point to what was pushed. Never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 2_592_000))]
+    pub check_every_seconds: Option<i64>,
     /// Stops new attempts.
     #[serde(default)]
     pub suspend: bool,
@@ -170,6 +175,9 @@ pub struct PushTargetSpec {
     /// What happens to a tag that exists.
     #[serde(default)]
     pub tag_policy: TagPolicy,
+    /// What happens to the platforms that a tag has already.
+    #[serde(default)]
+    pub publish: PublishPolicy,
 }
 
 /// What became of a push.
@@ -179,7 +187,7 @@ pub struct RegistryPushStatus {
     /// The generation that this status tells of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Succeeded, Finished, Reconciling, Stalled.
+    /// Ready, Succeeded, Finished, Reconciling, Stalled, Drifted.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 8))]
@@ -226,10 +234,20 @@ pub struct RegistryPushStatus {
     /// When the push ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
+    /// When the tags were last looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked_at: Option<Time>,
+    /// Why that look told nothing, or not everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_failure: Option<Failure>,
     /// The value of the request annotation that was last answered with a new attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub last_handled_request: Option<String>,
+    /// The upload request of its build that was last answered with a new attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub last_handled_upload_request: Option<String>,
 }
 
 /// What became of one target.
@@ -255,6 +273,17 @@ pub struct TargetStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub tags: Vec<TagStatus>,
+    /// What its tags point to; the image's digest, once it is pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 256))]
+    pub digest: Option<Digest>,
+    /// When it was read back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed_at: Option<Time>,
+    /// The receipt's manifest in staging, beside the records of the build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 256))]
+    pub receipt: Option<Digest>,
     /// What became of the blobs, over all attempts.
     #[serde(default)]
     pub blobs: BlobCounters,
@@ -272,6 +301,14 @@ pub struct TargetStatus {
     /// Why the latest attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// The same in a line, in Launchpad's words where the registry refused a part of the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub error_summary: Option<String>,
+    /// The registry's own errors in the latest attempt; none where it did not answer with any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub errors: Vec<OwnError>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -308,6 +345,11 @@ pub struct TagStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", length(max = 256))]
     pub previous: Option<Digest>,
+    /// Where it pointed to when it was last looked at, if that was elsewhere than it was pushed to; `nothing` when
+    /// it was gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub drifted_to: Option<String>,
     /// The newer build that the tag is left to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]

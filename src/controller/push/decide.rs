@@ -5,44 +5,29 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
+    after::{self, DueReceipt},
+    attempt::{Attempt, attempt, earliest, fail, live, retry_or_fail, trouble},
     observe::{Observed, Source},
     plan::{self, is_plain, origin_of},
-    pod::{PUSH, name},
+    pod::name,
     rivals, status,
     tags::{self, Facts},
 };
 use crate::{
     agent::{
-        plan::PushPlan,
-        report::{self, PushReport},
+        plan::{PushMode, PushPlan},
+        report::PushReport,
     },
     api::v1alpha1::{RegistryPushStatus, TagStatus, TargetState, TargetStatus, condition},
     controller::{build::image::json_digest, next::Next, request},
-    kubernetes::pod::{Container, SeenPod},
+    kubernetes::pod::SeenPod,
     record::{Failure, Reason},
     registry::normal_origin,
 };
-
-/// The first wait between a target's attempts; it doubles.
-const FIRST_WAIT: i64 = 5;
-/// The longest wait between attempts, so that a registry that came back is noticed.
-const LONGEST_WAIT: i64 = 300;
-/// A registry that wants to be left alone for longer is asked after a day all the same.
-const LONGEST_REST: i64 = 24 * 3600;
-
-/// Attempts before a target fails for good.
-fn attempts_allowed(reason: Reason) -> i32 {
-    match reason {
-        // A target that took everything and serves something else is given one whole push more.
-        Reason::VerificationFailed => 2,
-        // About two hours with the waits above.
-        _ => 30,
-    }
-}
 
 /// At most one external effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +39,8 @@ pub enum Step {
         /// What it does.
         plan: Box<PushPlan>,
     },
+    /// Write a receipt into staging.
+    PutReceipt(Box<DueReceipt>),
     /// Delete a pod that has no more use.
     DeletePod {
         /// Its name.
@@ -95,10 +82,17 @@ pub fn refused(seen: &Observed, decision: Decision, message: &str, now: Timestam
         ended: false,
         begins: false,
     };
-    pass.finish(Some(Failure::new(
+    let failure = Failure::new(
         Reason::PodRefused,
         format!("The cluster refused the push's pod: {message}"),
-    )));
+    );
+    if condition::is_true(&pass.status.conditions, condition::FINISHED) {
+        // It was to look at the tags of a push that ended well.
+        pass.ended = true;
+        pass.check_failed(failure);
+    } else {
+        pass.finish(Some(failure));
+    }
     pass.end()
 }
 
@@ -130,6 +124,8 @@ impl<'a> Pass<'a> {
             status.failure = None;
             status.finished_at = None;
             status.pod = None;
+            status.checked_at = None;
+            status.check_failure = None;
             status.digest = None;
             status.referrers = Vec::new();
             status.wanted = Some(wanted);
@@ -150,6 +146,15 @@ impl<'a> Pass<'a> {
     }
 
     fn run(&mut self) {
+        self.push();
+        if self.step == Step::Nothing
+            && let Some(due) = after::due_receipt(self.seen, &self.status)
+        {
+            self.step = Step::PutReceipt(Box::new(due));
+        }
+    }
+
+    fn push(&mut self) {
         self.answer_request();
         let live = live(self.seen);
         if let Some(pod) =
@@ -158,8 +163,7 @@ impl<'a> Pass<'a> {
             return self.delete(pod);
         }
         if self.ended {
-            self.next = Next::Done;
-            return;
+            return self.look_at_tags();
         }
         if self.seen.push.spec.cancel {
             return match live {
@@ -179,13 +183,21 @@ impl<'a> Pass<'a> {
 
     /// A request on a push that ended starts its failed targets anew; on a waiting one it ends the waits.
     fn answer_request(&mut self) {
-        let Some(text) = request::of(&*self.seen.push) else {
-            return;
-        };
-        if self.status.last_handled_request.as_deref() == Some(text) {
+        let own = request::of(&*self.seen.push);
+        let of_build = self.seen.upload_request.as_deref();
+        let status = &mut self.status;
+        let is_new = |now: Option<&str>, last: Option<&str>| now.is_some() && now != last;
+        if !is_new(own, status.last_handled_request.as_deref())
+            && !is_new(of_build, status.last_handled_upload_request.as_deref())
+        {
             return;
         }
-        self.status.last_handled_request = Some(text.to_owned());
+        if let Some(text) = own {
+            status.last_handled_request = Some(text.to_owned());
+        }
+        if let Some(text) = of_build {
+            status.last_handled_upload_request = Some(text.to_owned());
+        }
         self.ask_again();
     }
 
@@ -194,7 +206,8 @@ impl<'a> Pass<'a> {
             let again = match entry.state {
                 TargetState::Failed | TargetState::Superseded => self.ended,
                 TargetState::Pending => true,
-                TargetState::Pushing | TargetState::Pushed | TargetState::Planned => false,
+                TargetState::Pushed => self.ended && entry.tags.iter().any(|tag| tag.drifted_to.is_some()),
+                TargetState::Pushing | TargetState::Planned => false,
             };
             if again {
                 status::ask_again(entry);
@@ -235,8 +248,10 @@ impl<'a> Pass<'a> {
         let dry_run = self.seen.push.spec.dry_run;
         for (index, of_target) in pushing.into_iter().zip(&report.targets) {
             let entry = &mut self.status.targets[index];
-            status::take_report(entry, of_target, report.digest.as_ref(), dry_run);
+            status::take_report(entry, of_target, report.digest.as_ref(), dry_run, self.now);
             if let Some(failure) = &of_target.failure {
+                let (push, source) = (&self.seen.push, &self.seen.source);
+                entry.error_summary = Some(status::error_summary(push, source, &entry.repository, of_target));
                 retry_or_fail(entry, failure, of_target.retry_after_seconds, self.now);
             }
         }
@@ -387,10 +402,52 @@ impl<'a> Pass<'a> {
 
     fn create(&mut self) {
         if let Source::Ready { from, .. } = &self.seen.source {
-            let targets = self.in_state(TargetState::Pushing);
-            let plan = plan::plan(self.seen, &self.status, from, &targets);
+            let (targets, mode) = if self.ended {
+                (after::checked(&self.status), PushMode::Check)
+            } else if self.seen.push.spec.dry_run {
+                (self.in_state(TargetState::Pushing), PushMode::DryRun)
+            } else {
+                (self.in_state(TargetState::Pushing), PushMode::Write)
+            };
+            let plan = plan::plan(self.seen, mode, &self.status, from, &targets);
             self.step = Step::CreatePod { plan: Box::new(plan) };
         }
+    }
+
+    /// A push that ended well looks at its tags now and then, in a pod that has the Secrets.
+    fn look_at_tags(&mut self) {
+        self.next = Next::Done;
+        if self.status.pod.is_some() {
+            match attempt(self.seen) {
+                Attempt::NotBegun => return self.create(),
+                Attempt::Runs => {
+                    self.next = Next::Change;
+                    return;
+                }
+                Attempt::Reported(report) => {
+                    self.status.pod = None;
+                    after::take_check(&mut self.status, &report, self.now);
+                }
+                Attempt::Lost(failure) => self.check_failed(failure),
+            }
+        }
+        let Some(at) = after::next_check(&self.seen.push, &self.status) else {
+            return;
+        };
+        if at > self.now {
+            let wait = at.duration_since(self.now).unsigned_abs();
+            self.next = Next::After(wait + Duration::from_millis(10));
+        } else if matches!(self.seen.source, Source::Ready { .. }) {
+            self.next = Next::Change;
+            self.begin_attempt();
+            self.create();
+        }
+    }
+
+    fn check_failed(&mut self, failure: Failure) {
+        self.status.pod = None;
+        self.status.checked_at = Some(Time(self.now));
+        self.status.check_failure = Some(failure);
     }
 
     fn in_state(&self, state: TargetState) -> Vec<usize> {
@@ -494,109 +551,13 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Where the running attempt stands.
-enum Attempt {
-    NotBegun,
-    Runs,
-    Reported(Box<PushReport>),
-    Lost(Failure),
-}
-
-fn attempt(seen: &Observed) -> Attempt {
-    let lost = |text: String| Attempt::Lost(Failure::new(Reason::PushPodFailed, text));
-    let deleted = || lost("The push's pod was deleted before it reported.".to_owned());
-    let Some(pod) = &seen.pod else {
-        return if seen.pod_was_seen {
-            deleted()
-        } else {
-            Attempt::NotBegun
-        };
-    };
-    if let Container::Ended {
-        code,
-        reason,
-        message,
-    } = pod.container(PUSH)
-    {
-        return match report::read::<PushReport>(message) {
-            Some(report) => Attempt::Reported(Box::new(report)),
-            None if pod.deleting => deleted(),
-            None => lost(format!(
-                "The push's pod ended with code {code} ({reason}) and without a report; see kubectl logs {}.",
-                pod.name
-            )),
-        };
-    }
-    if pod.ended {
-        return lost(format!(
-            "The node ended the push's pod: {} {}",
-            pod.reason.as_deref().unwrap_or("unknown"),
-            pod.message.as_deref().unwrap_or_default()
-        ));
-    }
-    Attempt::Runs
-}
-
-/// Why a pod does not begin, in words for a condition.
-fn trouble(seen: &Observed) -> Option<(&'static str, String)> {
-    let pod = seen.pod.as_ref()?;
-    if let Some((_, reason, message)) = pod.blocked() {
-        let text = format!("Slipway's own image cannot be used on the node: {reason}: {message}");
-        return Some((Reason::ImagePullFailed.as_str(), text));
-    }
-    if let Some(message) = &pod.unschedulable {
-        let text = format!("No node can run the push's pod: {message}");
-        return Some((Reason::Unschedulable.as_str(), text));
-    }
-    let message = seen.mount_trouble.as_ref()?;
-    (*pod.container(PUSH) == Container::Waiting).then(|| (Reason::SecretMissing.as_str(), message.clone()))
-}
-
-/// What cannot be mended by waiting, or was waited for long enough, fails; anything else has its time.
-fn retry_or_fail(entry: &mut TargetStatus, failure: &Failure, asked: Option<u64>, now: Timestamp) {
-    if !failure.retryable || entry.attempts >= attempts_allowed(failure.reason) {
-        return fail(entry, failure.clone());
-    }
-    let doublings = u32::try_from(entry.attempts - 1).unwrap_or(0).min(10);
-    let asked = asked.map_or(0, |seconds| i64::try_from(seconds).unwrap_or(LONGEST_REST));
-    let wait = (FIRST_WAIT << doublings)
-        .min(LONGEST_WAIT)
-        .max(asked.min(LONGEST_REST));
-    let at = now.checked_add(SignedDuration::from_secs(wait)).unwrap_or(now);
-    entry.state = TargetState::Pending;
-    entry.failure = Some(failure.clone());
-    entry.next_attempt_at = Some(Time(at));
-}
-
-fn fail(entry: &mut TargetStatus, failure: Failure) {
-    entry.state = TargetState::Failed;
-    entry.next_attempt_at = None;
-    entry.failure = Some(failure);
-}
-
 fn tag(name: String) -> TagStatus {
     TagStatus {
         name,
         previous: None,
+        drifted_to: None,
         superseded_by: None,
     }
-}
-
-/// The earliest time of a target that waits for one.
-fn earliest(targets: &[TargetStatus]) -> Option<Time> {
-    let waiting = targets
-        .iter()
-        .filter(|target| target.state == TargetState::Pending);
-    waiting
-        .filter_map(|target| target.next_attempt_at.clone())
-        .min_by_key(|time| time.0)
-}
-
-/// The pod of the latest attempt while it runs.
-fn live(seen: &Observed) -> Option<&SeenPod> {
-    seen.pod
-        .as_ref()
-        .filter(|pod| !pod.ended && !matches!(pod.container(PUSH), Container::Ended { .. }))
 }
 
 #[cfg(test)]

@@ -38,6 +38,10 @@ pub struct Observed {
     /// Origins that are neither read from nor pushed to: those that policies deny, and staging, which only
     /// builds write to and only `buildRef` reads.
     pub forbidden: Vec<String>,
+    /// The build whose image is pushed, if it is one's.
+    pub build: Option<Arc<OCIRecipeBuild>>,
+    /// The upload request that the build which made it has accepted.
+    pub upload_request: Option<String>,
     /// Other pushes that name a repository of this one's; none once it has ended.
     pub rivals: Vec<Rival>,
 }
@@ -77,10 +81,12 @@ pub async fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
     if from_staging && target.plain_http && !registries.plain_http.contains(&target.registry) {
         registries.plain_http.push(target.registry.clone());
     }
+    let upload_request = upload_request(&push, context);
     let ended = push.status.as_ref().is_some_and(|status| {
         status.observed_generation == push.metadata.generation
             && condition::is_true(&status.conditions, condition::FINISHED)
             && status.last_handled_request.as_deref() == request::of(&*push)
+            && (upload_request.is_none() || status.last_handled_upload_request == upload_request)
     });
     let build = |push: &RegistryPush| {
         let name = push.spec.source.build_ref.as_ref()?.name.clone();
@@ -91,7 +97,9 @@ pub async fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
     } else {
         rivals::of(&push, context.all_pushes(), build)
     };
+    let own_build = build(&push);
     Observed {
+        build: own_build,
         source: source(&push, &namespace, &forbidden, context),
         pod_was_seen: name.is_some_and(|name| context.was_pod_seen(&name)),
         mount_trouble: pod
@@ -100,9 +108,23 @@ pub async fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
         pod,
         registries,
         forbidden,
+        upload_request,
         rivals,
         push,
     }
+}
+
+fn upload_request(push: &RegistryPush, context: &Context) -> Option<String> {
+    let namespace = push.namespace()?;
+    let owners = push.owner_references().iter();
+    let mut builds = owners.filter_map(|owner| {
+        let build = context.build(&namespace, &owner.name)?;
+        (build.uid().as_ref() == Some(&owner.uid)).then_some(build)
+    });
+    let status = builds.next()?.status.clone()?;
+    status
+        .last_handled_upload_request
+        .filter(|_| status.upload_refusal.is_none())
 }
 
 fn source(push: &RegistryPush, namespace: &str, forbidden: &[String], context: &Context) -> Source {

@@ -9,6 +9,7 @@ use crate::{
 /// The plan for the targets at these positions of the specification.
 pub fn plan(
     seen: &Observed,
+    mode: PushMode,
     status: &RegistryPushStatus,
     source: &PushSource,
     targets: &[usize],
@@ -29,14 +30,11 @@ pub fn plan(
                 .as_ref()
                 .map(|_| target_credentials(*index)),
             tag_policy: target.tag_policy,
+            publish: target.publish,
         })
     };
     PushPlan {
-        mode: if spec.dry_run {
-            PushMode::DryRun
-        } else {
-            PushMode::Write
-        },
+        mode,
         source: source.clone(),
         targets: targets.iter().filter_map(target).collect(),
         registries: seen.registries.with_roots_of(&origins),

@@ -1,12 +1,15 @@
 //! What a push's status says: its targets, its conditions, and the events that tell of a change.
 
-use kube::runtime::events::Event;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{ResourceExt as _, runtime::events::Event};
 
+use super::observe::Source;
 use crate::{
-    agent::report::{BlobCounters, ReferrerCounters, TargetReport},
+    agent::report::{BlobCounters, ReferrerCounters, RefusedPart, TargetReport},
     api::v1alpha1::{
-        PushTargetSpec, RegistryPushStatus, TargetState, TargetStatus,
-        condition::{self, Conditions},
+        PushTargetSpec, RegistryPush, RegistryPushStatus, TargetState, TargetStatus,
+        condition::{self, Conditions, Status},
     },
     controller::events,
     image::Digest,
@@ -22,11 +25,16 @@ pub fn pending(target: &PushTargetSpec) -> TargetStatus {
         attempts: 0,
         next_attempt_at: None,
         tags: Vec::new(),
+        digest: None,
+        pushed_at: None,
+        receipt: None,
         blobs: BlobCounters::default(),
         referrers: ReferrerCounters::default(),
         requests: Vec::new(),
         requests_omitted: 0,
         failure: None,
+        error_summary: None,
+        errors: Vec::new(),
     }
 }
 
@@ -36,6 +44,45 @@ pub fn ask_again(status: &mut TargetStatus) {
     status.attempts = 0;
     status.next_attempt_at = None;
     status.failure = None;
+    status.error_summary = None;
+    status.errors = Vec::new();
+    status.receipt = None;
+    for tag in &mut status.tags {
+        tag.drifted_to = None;
+    }
+}
+
+/// What failed, in Launchpad's words where it has any, else in the failure's own.
+///
+/// Source: Launchpad, reference 1.7, "Texts".
+pub fn error_summary(
+    push: &RegistryPush,
+    source: &Source,
+    repository: &str,
+    report: &TargetReport,
+) -> String {
+    let (origin, image) = repository.split_once('/').unwrap_or((repository, ""));
+    let build = match source {
+        Source::Ready { facts, .. } => facts.build.as_ref(),
+        _ => None,
+    };
+    let (recipe, run) = build.map_or_else(
+        || (push.name_any(), push.name_any()),
+        |build| (build.recipe.clone(), build.name.clone()),
+    );
+    let mut text = match &report.refused {
+        Some(RefusedPart::Blob(digest)) => format!("Upload of {digest} for {image} failed"),
+        Some(RefusedPart::Manifest) => {
+            format!("Failed to upload manifest for {recipe} ({origin}) in {run}")
+        }
+        Some(RefusedPart::Index) => format!("Failed to upload manifest of manifests for {recipe} ({origin})"),
+        None => report
+            .failure
+            .as_ref()
+            .map_or_else(String::new, |failure| failure.message.clone()),
+    };
+    text.truncate(text.floor_char_boundary(2048));
+    text
 }
 
 /// The tags that a target's attempts write.
@@ -45,8 +92,15 @@ pub fn written_tags(status: &TargetStatus) -> Vec<&str> {
 }
 
 /// Writes what an attempt reports into the target's entry; what follows from a failure is decided elsewhere.
-pub fn take_report(status: &mut TargetStatus, report: &TargetReport, digest: Option<&Digest>, dry_run: bool) {
+pub fn take_report(
+    status: &mut TargetStatus,
+    report: &TargetReport,
+    digest: Option<&Digest>,
+    dry_run: bool,
+    now: Timestamp,
+) {
     status.attempts += 1;
+    let digest = report.digest.as_ref().or(digest);
     let (total, new) = (&mut status.blobs, &report.blobs);
     total.existed += new.existed;
     total.mounted += new.mounted;
@@ -56,14 +110,18 @@ pub fn take_report(status: &mut TargetStatus, report: &TargetReport, digest: Opt
     total.bytes_saved += new.bytes_saved;
     status.referrers = report.referrers;
     status.failure.clone_from(&report.failure);
+    status.errors.clone_from(&report.errors);
+    status.error_summary = None;
     status.requests.clone_from(&report.requests);
     status.requests_omitted = report.requests_omitted;
-    if report.failure.is_none() {
-        status.state = if dry_run {
-            TargetState::Planned
-        } else {
-            TargetState::Pushed
-        };
+    match report.failure {
+        None if dry_run => status.state = TargetState::Planned,
+        None => {
+            status.state = TargetState::Pushed;
+            status.digest = digest.cloned();
+            status.pushed_at = Some(Time(now));
+        }
+        Some(_) => {}
     }
     let written = status.tags.iter_mut().filter(|tag| tag.superseded_by.is_none());
     for (tag, previous) in written.zip(&report.previous) {
@@ -112,7 +170,50 @@ pub fn conditions(
         }
         None => {
             let (reason, message) = good_end(status);
-            Conditions::succeeded(reason, &message)
+            with_drift(status, Conditions::succeeded(reason, &message))
+        }
+    }
+}
+
+/// What the latest look at the tags adds.
+fn with_drift(status: &RegistryPushStatus, conditions: Conditions) -> Conditions {
+    let Some(at) = &status.checked_at else {
+        return conditions;
+    };
+    let moved: Vec<String> = status
+        .targets
+        .iter()
+        .flat_map(|target| {
+            let drifted = target
+                .tags
+                .iter()
+                .filter_map(|tag| Some((tag, tag.drifted_to.as_ref()?)));
+            drifted.map(|(tag, to)| format!("{}:{} points to {to}", target.repository, tag.name))
+        })
+        .collect();
+    if !moved.is_empty() {
+        let text = format!(
+            "{}; request the push to set it again, or correct who writes there.",
+            moved.join(", ")
+        );
+        let reason = Reason::TagMoved.as_str();
+        return conditions
+            .replace(condition::READY, Status::False, reason, &text)
+            .with(condition::DRIFTED, Status::True, reason, &text);
+    }
+    match &status.check_failure {
+        Some(failure) => conditions.with(
+            condition::DRIFTED,
+            Status::Unknown,
+            failure.reason.as_str(),
+            &failure.message,
+        ),
+        None => {
+            let text = format!(
+                "At {} every tag pointed to what was pushed.",
+                at.0.strftime("%Y-%m-%dT%H:%M:%SZ")
+            );
+            conditions.with(condition::DRIFTED, Status::False, "Unchanged", &text)
         }
     }
 }
@@ -189,6 +290,11 @@ pub fn events(before: Option<&RegistryPushStatus>, after: &RegistryPushStatus) -
             )),
             _ => {}
         }
+    }
+    let drifted = |s: &RegistryPushStatus| condition::is_true(&s.conditions, condition::DRIFTED);
+    if drifted(after) && !before.is_some_and(drifted) {
+        let said = after.conditions.iter().find(|c| c.type_ == condition::DRIFTED);
+        list.extend(said.map(|c| events::warning(&c.reason, &c.message)));
     }
     let finished = |s: &RegistryPushStatus| condition::is_true(&s.conditions, condition::FINISHED);
     if let Some(failure) = after

@@ -157,6 +157,7 @@ mod tests {
             risk,
             credentials_ref: None,
             tag_policy: crate::registry::TagPolicy::default(),
+            publish: crate::registry::PublishPolicy::default(),
         }
     }
 
