@@ -17,7 +17,7 @@ use crate::{
 
 /// What a status says of a build's pushes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct UploadSummary {
     /// Over all targets.
     pub status: RegistryUploadStatus,
     /// What failed, joined as Launchpad does.
@@ -32,7 +32,7 @@ const SUMMARY_LIMIT: usize = 4096;
 const ERRORS_LIMIT: usize = 32;
 
 /// Sums up the pushes of these names; those that were made before and are gone were unwanted.
-pub fn summary(names: &[String], made: &[String], pushes: &[Arc<RegistryPush>]) -> Summary {
+pub fn summary(names: &[String], made: &[String], pushes: &[Arc<RegistryPush>]) -> UploadSummary {
     let mut states = Vec::new();
     let mut texts: Vec<String> = Vec::new();
     let mut errors = Vec::new();
@@ -59,7 +59,7 @@ pub fn summary(names: &[String], made: &[String], pushes: &[Arc<RegistryPush>]) 
     errors.truncate(ERRORS_LIMIT);
     let mut text = texts.join(" / ");
     text.truncate(text.floor_char_boundary(SUMMARY_LIMIT));
-    Summary {
+    UploadSummary {
         status: of_set(&states),
         error_summary: (!text.is_empty()).then_some(text),
         errors,
