@@ -121,6 +121,7 @@ async fn ask(client: &Client, document: &Value) -> Result<(), String> {
 #[case::platform_twice(json!({ "platforms": ["linux/amd64", "linux/amd64"] }), "Duplicate value")]
 #[case::build_argument_name(json!({ "buildArgs": { "A=B": "c" } }), "a build argument's name begins with")]
 #[case::tag_in_repository(json!({ "pushRules": [{ "repository": "example.test/a:edge" }] }), "spec.pushRules[0].repository")]
+#[case::unknown_variable(json!({ "pushRules": [{ "repository": "example.test/a", "tags": ["{colour}"] }] }), "tags may name {ref}")]
 #[case::same_rule_twice(json!({ "pushRules": [{ "repository": "example.test/a" }, { "repository": "example.test/a" }] }), "two push rules name the same repository")]
 #[case::timeout(json!({ "timeoutSeconds": 1 }), "spec.timeoutSeconds")]
 #[case::unknown_trigger(json!({ "trigger": "Sometimes" }), "spec.trigger")]
@@ -168,12 +169,30 @@ async fn a_build_names_a_recipe_or_carries_one(#[case] spec: Value, #[case] expe
 #[case::same_target_twice(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a" }, { "repository": "example.test/a" }] }), "two targets name the same repository")]
 #[case::credentials_of_a_build(json!({ "source": { "buildRef": { "name": "b" }, "credentialsRef": { "name": "s" } }, "targets": [{ "repository": "example.test/a" }] }), "credentialsRef belongs to source.reference")]
 #[case::bad_tag(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "tags": ["a/b"] }] }), "spec.targets[0].tags[0]")]
+#[case::unknown_variable(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "tags": ["{colour}"] }] }), "tags may name {ref}")]
+#[case::open_variable(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "tags": ["{ref"] }] }), "tags may name {ref}")]
+#[case::variable_of_a_build(json!({ "source": { "reference": "example.test/b:1" }, "targets": [{ "repository": "example.test/a", "tags": ["{commit}"] }] }), "source.reference knows no build")]
+#[case::platform_without_one(json!({ "source": { "reference": "example.test/b:1" }, "targets": [{ "repository": "example.test/a", "tags": ["{platform}"] }] }), "give exactly one in platforms")]
+#[case::unknown_publish_policy(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "publish": "Never" }] }), "spec.targets[0].publish")]
+#[case::check_interval(json!({ "source": { "buildRef": { "name": "b" } }, "checkEverySeconds": 1, "targets": [{ "repository": "example.test/a" }] }), "spec.checkEverySeconds")]
+#[case::unknown_risk(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "risk": "Bold" }] }), "spec.targets[0].risk")]
+#[case::platform_twice(json!({ "source": { "buildRef": { "name": "b" } }, "platforms": ["linux/amd64", "linux/amd64"], "targets": [{ "repository": "example.test/a" }] }), "Duplicate value")]
 #[tokio::test]
 async fn a_push_that_cannot_be_done_is_refused(#[case] spec: Value, #[case] expected: &str) {
     let Some(client) = api_server().await else { return };
     let document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPush", "metadata": { "name": "p" }, "spec": spec });
     let message = ask(&client, &document).await.expect_err("accepted");
     assert!(message.contains(expected), "{message}");
+}
+
+#[rstest]
+#[case::every_variable(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "risk": "Stable", "tags": ["{ref}_{risk}", "{commit}", "{shortCommit}", "{recipe}-{build}", "{date}", "{platform}"] }] }))]
+#[case::of_a_reference(json!({ "source": { "reference": "example.test/b:1" }, "platforms": ["linux/amd64"], "dryRun": true, "targets": [{ "repository": "example.test/a", "tags": ["{date}-{platform}", "{risk}"] }] }))]
+#[tokio::test]
+async fn a_push_with_templates_is_accepted(#[case] spec: Value) {
+    let Some(client) = api_server().await else { return };
+    let document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPush", "metadata": { "name": "p" }, "spec": spec });
+    ask(&client, &document).await.unwrap();
 }
 
 #[rstest]

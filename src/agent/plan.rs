@@ -10,7 +10,7 @@ use crate::{
     registry::{ClientOptions, normal_origin},
 };
 
-pub use crate::registry::TagPolicy;
+pub use crate::registry::{PublishPolicy, TagPolicy};
 
 /// The environment variable that holds a plan.
 pub const PLAN_VARIABLE: &str = "SLIPWAY_PLAN";
@@ -137,6 +137,9 @@ pub struct CollectPlan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PushPlan {
+    /// What is done with the targets.
+    #[serde(default)]
+    pub mode: PushMode,
     /// The image, in staging or anywhere.
     pub source: PushSource,
     /// Where to; each stands or falls alone.
@@ -147,6 +150,19 @@ pub struct PushPlan {
     /// The platforms of an index that are pushed; all when empty.
     #[serde(default)]
     pub platforms: Vec<Platform>,
+}
+
+/// What a pusher does with its targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PushMode {
+    /// Brings the image.
+    #[default]
+    Write,
+    /// Lists the requests that would write.
+    DryRun,
+    /// Asks where the tags point to; reads no source.
+    Check,
 }
 
 /// The image that is pushed.
@@ -181,4 +197,7 @@ pub struct PushTarget {
     /// What happens to a tag that points elsewhere.
     #[serde(default)]
     pub tag_policy: TagPolicy,
+    /// What happens to the platforms that a tag has already.
+    #[serde(default)]
+    pub publish: PublishPolicy,
 }

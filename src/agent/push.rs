@@ -4,19 +4,31 @@
 //! Long waits are not its business: a registry that wants to be left alone is reported, and the controller
 //! comes back when it said.
 
+use futures_util::future::join_all;
+
 use super::{
     docker_config::credentials,
     identity,
-    plan::{PushPlan, PushSource, PushTarget},
-    report::{MESSAGE_LIMIT, PushReport, TargetReport},
+    plan::{PushMode, PushPlan, PushSource, PushTarget},
+    report::{MESSAGE_LIMIT, PushReport, RefusedPart, TargetReport},
 };
 use crate::{
+    image::{Digest, media_type},
     record::{Failure, Reason},
     registry::{
-        BlobCounters, Client, ClientOptions, CopyError, Image, Listener, Outcome, Reference, RegistryError,
-        Repository, Target, push_all, read_image,
+        BlobCounters, Client, ClientOptions, CopyError, Credentials, Image, Listener, Operation, Outcome,
+        OwnError, Reference, ReferrerCounters, RegistryError, Repository, Survey, Target, for_target,
+        push_all, read_image, read_referrers_except, survey,
     },
 };
+
+/// Requests of a dry run that are listed for each target; an image of sixteen platforms has about as many.
+const REQUESTS_LISTED: usize = 512;
+/// Slipway's own: a record holds the build's log, a receipt says where else the image is; both are their
+/// namespace's alone.
+const STAY_IN_STAGING: &[&str] = &[media_type::SLIPWAY_RECORD, media_type::SLIPWAY_RECEIPT];
+/// What refers to an image and is named in a report.
+const REFERRERS_NAMED: usize = 64;
 
 /// Pushes as planned.
 pub async fn run(plan: PushPlan) -> PushReport {
@@ -28,15 +40,18 @@ pub async fn run_watched(plan: PushPlan, listener: Option<Listener>) -> PushRepo
     let mut report = PushReport {
         digest: None,
         failure: None,
+        referrers: Vec::new(),
         targets: plan.targets.iter().map(|_| untouched()).collect(),
     };
     let options = plan.registries.options();
     push(&plan, options, listener, &mut report).await;
-    fit(&mut report);
     report
 }
 
 async fn push(plan: &PushPlan, options: ClientOptions, listener: Option<Listener>, report: &mut PushReport) {
+    if plan.mode == PushMode::Check {
+        return check(plan, options, report).await;
+    }
     let (source, image) = match read_source(plan, options).await {
         Ok(found) => found,
         Err((failure, retry_after)) => {
@@ -48,10 +63,11 @@ async fn push(plan: &PushPlan, options: ClientOptions, listener: Option<Listener
         }
     };
     report.digest = Some(image.digest().clone());
+    report.referrers = image.referrers().take(REFERRERS_NAMED).cloned().collect();
     let mut ready = Vec::new();
     let mut positions = Vec::new();
     for (position, planned) in plan.targets.iter().enumerate() {
-        match target(&source, planned) {
+        match target(source.client(), planned) {
             Ok(target) => {
                 ready.push(target);
                 positions.push(position);
@@ -59,10 +75,114 @@ async fn push(plan: &PushPlan, options: ClientOptions, listener: Option<Listener
             Err(failure) => report.targets[position].failure = Some(failure),
         }
     }
-    let outcomes = push_all(&image, &source.into(), &ready, listener).await;
-    for (position, outcome) in positions.into_iter().zip(outcomes) {
-        report.targets[position] = reported(outcome);
+    let groups = groups(plan, &source, &image, ready, positions, report).await;
+    let source = source.into();
+    match plan.mode {
+        PushMode::Write => {
+            let pushes = groups.iter().map(|group| {
+                let listener = listener.clone();
+                push_all(&group.image, &source, &group.targets, listener)
+            });
+            for (group, outcomes) in groups.iter().zip(join_all(pushes).await) {
+                for (position, outcome) in group.positions.iter().zip(outcomes) {
+                    report.targets[*position] = of_group(reported(outcome, &group.image), group, &image);
+                }
+            }
+        }
+        PushMode::DryRun => {
+            for group in &groups {
+                for (position, target) in group.positions.iter().zip(&group.targets) {
+                    let found = surveyed(survey(&group.image, &source, target).await);
+                    report.targets[*position] = of_group(found, group, &image);
+                }
+            }
+        }
+        PushMode::Check => {}
     }
+}
+
+/// Targets that get the same image, which are read for together.
+struct Group {
+    image: Image,
+    targets: Vec<Target>,
+    positions: Vec<usize>,
+}
+
+/// The image as it is for most, and beside it what the publish policy makes of it for some.
+async fn groups(
+    plan: &PushPlan,
+    source: &Repository,
+    image: &Image,
+    targets: Vec<Target>,
+    positions: Vec<usize>,
+    report: &mut PushReport,
+) -> Vec<Group> {
+    let mut groups = vec![Group {
+        image: image.clone(),
+        targets: Vec::new(),
+        positions: Vec::new(),
+    }];
+    for (target, position) in targets.into_iter().zip(positions) {
+        match for_target(image, source, &target, plan.targets[position].publish).await {
+            Ok(own) if own.digest() == image.digest() => {
+                groups[0].targets.push(target);
+                groups[0].positions.push(position);
+            }
+            Ok(own) => groups.push(Group {
+                image: own,
+                targets: vec![target],
+                positions: vec![position],
+            }),
+            Err(error) => report.targets[position] = failed(&error),
+        }
+    }
+    groups
+}
+
+fn of_group(report: TargetReport, group: &Group, image: &Image) -> TargetReport {
+    let digest = group.image.digest();
+    TargetReport {
+        digest: (digest != image.digest()).then(|| digest.clone()),
+        ..report
+    }
+}
+
+fn failed(error: &CopyError) -> TargetReport {
+    TargetReport {
+        retry_after_seconds: seconds(error),
+        failure: Some(Failure::new(error.reason(), error.to_string())),
+        errors: own_errors(error),
+        ..untouched()
+    }
+}
+
+/// Asks each target where its tags point to; the source is not read.
+async fn check(plan: &PushPlan, options: ClientOptions, report: &mut PushReport) {
+    let client = match Client::new(options, Credentials::anonymous()) {
+        Ok(client) => client,
+        Err(error) => {
+            report.failure = Some(Failure::new(error.reason(), error.to_string()));
+            return;
+        }
+    };
+    for (planned, report) in plan.targets.iter().zip(&mut report.targets) {
+        match target(&client, planned) {
+            Ok(target) => match tags_of(&target).await {
+                Ok(found) => report.previous = found,
+                Err(error) => report.failure = Some(Failure::new(error.reason(), error.to_string())),
+            },
+            Err(failure) => report.failure = Some(failure),
+        }
+    }
+}
+
+async fn tags_of(target: &Target) -> Result<Vec<Option<Digest>>, RegistryError> {
+    let mut found = Vec::new();
+    for tag in &target.tags {
+        let answer = target.repository.head_manifest(tag).await?;
+        found.push(answer.map(|(digest, _)| digest));
+    }
+    Ok(found)
 }
 
 /// The source's repository and the image in it, or what stands against every target.
@@ -101,7 +221,8 @@ async fn read_source(
         let reference = digest
             .as_ref()
             .map_or(reference.as_str(), |digest| digest.as_str());
-        read_image(&source.clone().into(), reference, &plan.platforms).await
+        let image = read_image(&source.clone().into(), reference, &plan.platforms).await?;
+        read_referrers_except(&source, image, STAY_IN_STAGING).await
     };
     match read.await {
         Ok(image) => Ok((source, image)),
@@ -123,7 +244,7 @@ fn source_reason(error: &CopyError) -> Reason {
     }
 }
 
-fn target(source: &Repository, planned: &PushTarget) -> Result<Target, Failure> {
+fn target(client: &Client, planned: &PushTarget) -> Result<Target, Failure> {
     let invalid =
         |error: crate::registry::ReferenceError| Failure::new(Reason::TargetInvalid, error.to_string());
     let reference = Reference::repository(&planned.repository).map_err(invalid)?;
@@ -132,8 +253,7 @@ fn target(source: &Repository, planned: &PushTarget) -> Result<Target, Failure> 
     }
     let credentials = credentials(planned.credentials_dir.as_deref())?;
     Ok(Target {
-        repository: source
-            .client()
+        repository: client
             .with_credentials(credentials)
             .repository(&reference.registry, &reference.repository),
         tags: planned.tags.clone(),
@@ -144,20 +264,90 @@ fn target(source: &Repository, planned: &PushTarget) -> Result<Target, Failure> 
 fn untouched() -> TargetReport {
     TargetReport {
         failure: None,
+        digest: None,
         retry_after_seconds: None,
+        errors: Vec::new(),
+        refused: None,
         blobs: BlobCounters::default(),
+        referrers: ReferrerCounters::default(),
+        requests: Vec::new(),
+        requests_omitted: 0,
         previous: Vec::new(),
     }
 }
 
-fn reported(outcome: Outcome) -> TargetReport {
+fn reported(outcome: Outcome, image: &Image) -> TargetReport {
     let error = outcome.result.err();
     TargetReport {
+        errors: error.as_ref().map(own_errors).unwrap_or_default(),
+        refused: error.as_ref().and_then(|error| refused_part(error, image)),
         retry_after_seconds: error.as_ref().and_then(seconds),
         failure: error.map(|error| Failure::new(error.reason(), error.to_string())),
         blobs: outcome.blobs,
+        referrers: outcome.referrers,
         previous: outcome.previous,
+        ..untouched()
     }
+}
+
+fn own_errors(error: &CopyError) -> Vec<OwnError> {
+    match error {
+        CopyError::Registry(error) => error.own_errors().to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+/// What a registry that answered did not take.
+fn refused_part(error: &CopyError, image: &Image) -> Option<RefusedPart> {
+    let CopyError::Registry(RegistryError::Answered { at, .. }) = error else {
+        return None;
+    };
+    let digest = || {
+        at.subject
+            .split([' ', '@'])
+            .find_map(|word| word.parse::<Digest>().ok())
+    };
+    match at.operation {
+        Operation::StartUpload | Operation::SendBlob | Operation::AskUpload | Operation::MountBlob => {
+            digest().map(RefusedPart::Blob)
+        }
+        Operation::PutManifest => {
+            // A tag, or the root by its digest; else one of its children, which is an image.
+            let is_root = digest().is_none_or(|digest| digest == *image.digest());
+            Some(if is_root && is_index(image) {
+                RefusedPart::Index
+            } else {
+                RefusedPart::Manifest
+            })
+        }
+        _ => None,
+    }
+}
+
+fn is_index(image: &Image) -> bool {
+    matches!(
+        image.media_type(),
+        media_type::OCI_INDEX | media_type::DOCKER_LIST
+    )
+}
+
+/// What a dry run found out of one target.
+fn surveyed(survey: Result<Survey, CopyError>) -> TargetReport {
+    let survey = match survey {
+        Ok(survey) => survey,
+        Err(error) => return failed(&error),
+    };
+    let listed = survey.writes.iter().take(REQUESTS_LISTED);
+    TargetReport {
+        requests: listed.map(ToString::to_string).collect(),
+        requests_omitted: count(survey.writes.len().saturating_sub(REQUESTS_LISTED)),
+        previous: survey.tags,
+        ..untouched()
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn seconds(error: &CopyError) -> Option<u64> {
@@ -167,11 +357,38 @@ fn seconds(error: &CopyError) -> Option<u64> {
         .map(|time| time.as_secs() + u64::from(time.subsec_nanos() > 0))
 }
 
-/// Cuts a report until the kubelet keeps all of it: the words first, and where there are more tags than the
+/// A report cut until the kubelet keeps all of it: lists first, then words, and where there are more tags than the
 /// limit has room for, the digests that they pointed to.
+#[must_use]
+pub fn fitted(mut report: PushReport) -> PushReport {
+    fit(&mut report);
+    report
+}
+
 fn fit(report: &mut PushReport) {
     let too_long =
         |report: &PushReport| serde_json::to_vec(report).is_ok_and(|text| text.len() > MESSAGE_LIMIT);
+    while too_long(report) {
+        let listed = |target: &&mut TargetReport| target.requests.len();
+        let Some(target) = report
+            .targets
+            .iter_mut()
+            .max_by_key(listed)
+            .filter(|target| !target.requests.is_empty())
+        else {
+            break;
+        };
+        target.requests.pop();
+        target.requests_omitted += 1;
+    }
+    while too_long(report) && report.referrers.pop().is_some() {}
+    while too_long(report) {
+        let said = |target: &&mut TargetReport| target.errors.len();
+        let most = report.targets.iter_mut().max_by_key(said);
+        if most.and_then(|target| target.errors.pop()).is_none() {
+            break;
+        }
+    }
     for limit in [1024, 512, 256, 128, 64, 0] {
         if !too_long(report) {
             return;
@@ -212,157 +429,5 @@ fn shorten(text: &mut String, limit: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::Method;
-
-    use super::*;
-    use crate::agent::plan::Registries;
-    use crate::{
-        image::Digest,
-        registry::{
-            TagPolicy,
-            testing::{Door, Fault, FaultRegistry, PASSWORD, USER},
-        },
-    };
-
-    fn secret(registry: &FaultRegistry, name: &str) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        let json = serde_json::json!({"auths": {registry.host(): {"username": USER, "password": PASSWORD}}});
-        std::fs::write(folder.path().join(name), json.to_string()).unwrap();
-        folder
-    }
-
-    fn plan(from: &FaultRegistry, reference: &str, targets: Vec<PushTarget>) -> PushPlan {
-        let host = |target: &PushTarget| target.repository.split('/').next().unwrap_or_default().to_owned();
-        PushPlan {
-            registries: Registries {
-                plain_http: targets.iter().map(host).chain([from.host()]).collect(),
-                ..Registries::default()
-            },
-            source: PushSource {
-                registry: from.host(),
-                repository: "src".into(),
-                reference: reference.into(),
-                digest: None,
-                credentials_dir: None,
-                realm: None,
-            },
-            targets,
-            platforms: Vec::new(),
-        }
-    }
-
-    fn to(registry: &FaultRegistry, credentials: Option<&tempfile::TempDir>) -> PushTarget {
-        PushTarget {
-            repository: format!("{}/team/app", registry.host()),
-            tags: vec!["v1".into()],
-            credentials_dir: credentials.map(|folder| folder.path().to_string_lossy().into_owned()),
-            tag_policy: TagPolicy::default(),
-        }
-    }
-
-    #[tokio::test]
-    async fn each_target_is_pushed_to_with_its_own_secret_and_reported_in_order() {
-        let from = FaultRegistry::start().await;
-        let (one, two) = (
-            FaultRegistry::behind(Door::Basic).await,
-            FaultRegistry::behind(Door::Basic).await,
-        );
-        let root = from.put_image("src", &[b"layer"]);
-        from.tag("src", "v1", &root.digest);
-        let secrets = [secret(&one, ".dockerconfigjson"), secret(&two, "config.json")];
-        let invalid = PushTarget {
-            repository: "no-registry".into(),
-            ..to(&one, None)
-        };
-        let targets = vec![
-            to(&one, Some(&secrets[0])),
-            invalid,
-            to(&two, None),
-            to(&two, Some(&secrets[1])),
-        ];
-        let report = run(plan(&from, "v1", targets)).await;
-        assert_eq!(report.digest, Some(root.digest.clone()));
-        assert_eq!(report.failure, None);
-        let reasons: Vec<_> = report
-            .targets
-            .iter()
-            .map(|target| target.failure.as_ref().map(|failure| failure.reason))
-            .collect();
-        assert_eq!(
-            reasons,
-            [
-                None,
-                Some(Reason::TargetInvalid),
-                Some(Reason::PushUnauthorized),
-                None
-            ]
-        );
-        assert_eq!(report.targets[0].previous, [None]);
-        assert_eq!(two.tagged("team/app", "v1"), Some(root.digest.to_string()));
-    }
-
-    #[tokio::test]
-    async fn a_source_that_cannot_be_read_concerns_every_target() {
-        let (from, target) = (FaultRegistry::start().await, FaultRegistry::start().await);
-        let report = run(plan(&from, "v1", vec![to(&target, None)])).await;
-        assert_eq!(report.failure.unwrap().reason, Reason::SourceMissing);
-        assert_eq!(report.targets.len(), 1);
-        assert!(target.log().is_empty());
-        let after = vec![("retry-after", "60".to_owned())];
-        from.fault(
-            9,
-            Method::GET,
-            "manifests",
-            Fault::Answer(503, after, String::new()),
-        );
-        let report = run(plan(&from, "v1", vec![to(&target, None)])).await;
-        assert_eq!(report.targets[0].retry_after_seconds, Some(60));
-    }
-
-    #[tokio::test]
-    async fn a_tag_that_no_longer_is_what_was_planned_is_not_pushed() {
-        let (from, target) = (FaultRegistry::start().await, FaultRegistry::start().await);
-        let root = from.put_image("src", &[b"layer"]);
-        from.tag("src", "v1", &root.digest);
-        let mut plan = plan(&from, "v1", vec![to(&target, None)]);
-        plan.source.digest = Some(Digest::of(b"another"));
-        let report = run(plan).await;
-        assert_eq!(report.failure.unwrap().reason, Reason::VerificationFailed);
-        assert!(target.log().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_secret_without_a_configuration_is_named() {
-        let (from, target) = (FaultRegistry::start().await, FaultRegistry::start().await);
-        let root = from.put_image("src", &[b"layer"]);
-        let empty = tempfile::tempdir().unwrap();
-        let report = run(plan(&from, root.digest.as_str(), vec![to(&target, Some(&empty))])).await;
-        let failure = report.targets[0].failure.clone().unwrap();
-        assert_eq!(failure.reason, Reason::SecretMissing);
-        assert!(failure.message.contains(".dockerconfigjson"));
-    }
-
-    #[test]
-    fn a_report_fits_into_a_termination_message() {
-        let target = || TargetReport {
-            failure: Some(Failure::new(Reason::PushRefused, "ü".repeat(1000))),
-            retry_after_seconds: Some(1),
-            previous: vec![Some(Digest::of(b"x")); 3],
-            ..untouched()
-        };
-        let mut report = PushReport {
-            digest: Some(Digest::of(b"x")),
-            failure: None,
-            targets: (0..5).map(|_| target()).collect(),
-        };
-        fit(&mut report);
-        assert!(serde_json::to_vec(&report).unwrap().len() <= MESSAGE_LIMIT);
-        assert!(report.targets.iter().all(|target| target.previous.len() == 3));
-        assert!(!report.targets[0].failure.as_ref().unwrap().message.is_empty());
-        report.targets[0].previous = vec![Some(Digest::of(b"x")); 60];
-        fit(&mut report);
-        assert!(serde_json::to_vec(&report).unwrap().len() <= MESSAGE_LIMIT);
-        assert!(report.targets[0].previous.is_empty() && !report.targets[1].previous.is_empty());
-    }
-}
+#[path = "push_tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use crate::{
     record::{Failure, Revision},
 };
 
-pub use crate::registry::BlobCounters;
+pub use crate::registry::{BlobCounters, OwnError, ReferrerCounters};
 
 /// The kubelet's limit on one container's message.
 pub const MESSAGE_LIMIT: usize = 4096;
@@ -75,8 +75,23 @@ pub struct PushReport {
     pub digest: Option<Digest>,
     /// A failure that concerns every target, an unreadable source for example.
     pub failure: Option<Failure>,
+    /// What refers to the image and goes with it, as far as there is room.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<Digest>,
     /// One entry a target.
     pub targets: Vec<TargetReport>,
+}
+
+/// A part of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RefusedPart {
+    /// A layer or config.
+    Blob(Digest),
+    /// An image's manifest.
+    Manifest,
+    /// The index over several images, or a tag of it.
+    Index,
 }
 
 /// How one target ended.
@@ -85,14 +100,41 @@ pub struct PushReport {
 pub struct TargetReport {
     /// Absent when everything is there and verified.
     pub failure: Option<Failure>,
+    /// What the tags point to, where that is not the image alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
     /// The earliest moment at which the registry wants to be asked again, in seconds from the report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_seconds: Option<u64>,
+    /// The registry's own errors, where it answered with any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<OwnError>,
+    /// Which part of the image the registry refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedPart>,
     /// What became of the blobs.
     pub blobs: BlobCounters,
+    /// What became of what refers to the image.
+    #[serde(default)]
+    pub referrers: ReferrerCounters,
+    /// Of a dry run: the requests that would write.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<String>,
+    /// Of a dry run: how many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub requests_omitted: i64,
     /// The digest that each tag pointed to before, in the plan's order; null where it did not exist.
     pub previous: Vec<Option<Digest>>,
 }
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+/// What the operator accepts of an agent that reports itself: a dry run's list of requests is longer than what the
+/// kubelet keeps.
+pub const TOLD_LIMIT: usize = 1 << 20;
 
 /// Leaves a report where the kubelet finds it, shortened where it must be.
 ///

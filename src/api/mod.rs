@@ -30,5 +30,8 @@ pub const GENERATION_LABEL: &str = "slipway.dev/recipe-generation";
 /// Asks a recipe for a build, or a finished build or push for another attempt: any new value, a time by
 /// habit; for a build, platforms may follow after a space, separated by commas. Echoed in the status.
 pub const REQUEST_ANNOTATION: &str = "slipway.dev/requested-at";
+/// Asks a finished build to push its image: failed pushes go on, and rules that its recipe got since are pushed
+/// too. Any new value, a time by habit; echoed in the status.
+pub const UPLOAD_ANNOTATION: &str = "slipway.dev/upload-requested-at";
 /// On a build: the request of its recipe that it answers.
 pub const ANSWERS_ANNOTATION: &str = "slipway.dev/answers-request";

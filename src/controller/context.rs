@@ -11,7 +11,7 @@ use kube::{
     Resource, ResourceExt as _,
     runtime::{
         events::{Event, Recorder},
-        reflector::Store,
+        reflector::{ObjectRef, Store},
     },
 };
 
@@ -129,6 +129,9 @@ pub struct Context {
     pub recorder: Recorder,
     /// Metrics.
     pub metrics: Metrics,
+    /// Held from the look at other pushes to the written status of one that begins, so that no two begin to write
+    /// one tag.
+    pub push_beginnings: tokio::sync::Mutex<()>,
     failures: Mutex<HashMap<String, u32>>,
     seen_pods: Mutex<HashMap<String, Instant>>,
     begun_pods: Mutex<HashMap<String, Instant>>,
@@ -160,6 +163,7 @@ impl Context {
             staging,
             recorder,
             metrics,
+            push_beginnings: tokio::sync::Mutex::default(),
             failures: Mutex::default(),
             seen_pods: Mutex::default(),
             begun_pods: Mutex::default(),
@@ -247,14 +251,22 @@ impl Context {
         self.own_builds.newest(&key, self.stores.builds.get(&key))
     }
 
+    /// Every push, each at least as new as what was written here.
+    pub fn all_pushes(&self) -> impl Iterator<Item = Arc<RegistryPush>> {
+        let pushes = self.stores.pushes.state().into_iter();
+        pushes.filter_map(|push| {
+            self.own_pushes
+                .newest(&ObjectRef::from_obj(&*push), Some(Arc::clone(&push)))
+        })
+    }
+
     /// The pushes that a build owns, by the names that its status gives.
     pub fn pushes_of(&self, build: &OCIRecipeBuild) -> Vec<Arc<RegistryPush>> {
         let uid = build.uid().unwrap_or_default();
         let rules = build
             .status
             .as_ref()
-            .and_then(|s| s.inputs.as_ref())
-            .map_or(0, |i| i.recipe.push_rules.len());
+            .map_or(0, |status| status.push_rules().count());
         let namespace = build.namespace().unwrap_or_default();
         (0..rules)
             .filter_map(|rule| {

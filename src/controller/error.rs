@@ -23,6 +23,9 @@ pub enum Error {
     /// The staging registry refused or did not answer.
     #[error("staging: {0}")]
     Staging(#[from] RegistryError),
+    /// A receipt could not be written there.
+    #[error("a receipt: {0}")]
+    Receipt(#[from] crate::staging::StagingError),
 }
 
 /// What kind of trouble it is: a metric's label, and the base of the wait.
@@ -43,7 +46,7 @@ impl Error {
             Self::UserNamespaceDropped => Class::Refusal,
             Self::Cluster(error) if error.is_refusal() => Class::Refusal,
             Self::Cluster(_) => Class::Cluster,
-            Self::Staging(_) => Class::Staging,
+            Self::Staging(_) | Self::Receipt(_) => Class::Staging,
         }
     }
 }

@@ -24,7 +24,13 @@ pub use error::Error;
 pub use staging::StagingSettings;
 pub use staging_tokens::SigningError;
 
-use std::{fmt::Debug, future::Future, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    fmt::Debug,
+    future::Future,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use axum::Router;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
@@ -56,7 +62,7 @@ use self::{
 };
 use crate::{
     agent::identity::AUDIENCE,
-    api::{MANAGED_BY, MANAGED_BY_LABEL},
+    api::{MANAGED_BY, MANAGED_BY_LABEL, v1alpha1::RegistryPush},
     kubernetes::{
         cluster::Cluster,
         lease::{Leadership, LeaseLost},
@@ -331,10 +337,16 @@ fn start_watches(client: &Client, options: &Options, queues: &Queues) -> Watched
     let mut gates = Vec::new();
     let mut gate = |name, receiver| gates.push((name, receiver));
 
+    // Known only once the watch is made, and filled before it tells of anything.
+    let all_pushes: Arc<OnceLock<Store<RegistryPush>>> = Arc::default();
     let (pushes, receiver, task) = watch(namespaced(client, scope), config(), |_| {}, {
-        let queues = queues.clone();
-        move |change: Change<_>| queues.push_changed(change.object())
+        let (queues, all) = (queues.clone(), Arc::clone(&all_pushes));
+        move |change: Change<_>| {
+            let all = all.get().map(Store::state).unwrap_or_default();
+            queues.push_changed(change.object(), &all);
+        }
     });
+    all_pushes.get_or_init(|| pushes.clone());
     gate("registrypushes", receiver);
     tokio::spawn(task);
 

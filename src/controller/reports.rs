@@ -25,7 +25,7 @@ use super::{
     triggers::Queues,
 };
 use crate::{
-    agent::report::MESSAGE_LIMIT,
+    agent::report::TOLD_LIMIT,
     kubernetes::pod::{Container, SeenPod},
 };
 
@@ -73,7 +73,7 @@ impl Reports {
     pub fn routes(&self) -> Router {
         Router::new()
             .route("/reports/{container}", post(accept))
-            .layer(DefaultBodyLimit::max(MESSAGE_LIMIT))
+            .layer(DefaultBodyLimit::max(TOLD_LIMIT))
             .with_state(self.clone())
     }
 

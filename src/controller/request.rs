@@ -2,14 +2,26 @@
 
 use kube::{Resource, ResourceExt as _};
 
-use crate::{api::REQUEST_ANNOTATION, image::Platform};
+use crate::{
+    api::{REQUEST_ANNOTATION, UPLOAD_ANNOTATION},
+    image::Platform,
+};
 
 /// The longest value that a status can echo; 16 platforms and a time are a third of it.
 const LIMIT: usize = 1024;
 
 /// The request that an object carries; one too long to be echoed is none.
 pub fn of<K: Resource>(object: &K) -> Option<&str> {
-    let text = object.annotations().get(REQUEST_ANNOTATION)?;
+    annotation(object, REQUEST_ANNOTATION)
+}
+
+/// The request for an upload that a build carries.
+pub fn of_upload<K: Resource>(object: &K) -> Option<&str> {
+    annotation(object, UPLOAD_ANNOTATION)
+}
+
+fn annotation<'a, K: Resource>(object: &'a K, key: &str) -> Option<&'a str> {
+    let text = object.annotations().get(key)?;
     (text.len() <= LIMIT).then_some(text)
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::staging_tokens::TokenSigner;
+use super::{push::after::DueReceipt, staging_tokens::TokenSigner};
 use crate::{
     agent::plan::StagingTarget,
     image::{Digest, media_type},
@@ -122,6 +122,19 @@ impl Staging {
             .put_manifest(tag, media_type::OCI_INDEX, &Bytes::from(bytes))
             .await?;
         Ok(())
+    }
+
+    /// Stores a receipt.
+    ///
+    /// # Errors
+    /// When staging refuses or does not answer.
+    pub async fn put_receipt(
+        &self,
+        namespace: &str,
+        due: &DueReceipt,
+    ) -> Result<Digest, staging::StagingError> {
+        let repository = self.repository(namespace);
+        staging::store_receipt(&repository, &due.tag, &due.receipt, &due.image_media_type).await
     }
 
     /// With a token of its own where staging asks for one: signing takes a millisecond and needs nobody.

@@ -12,10 +12,11 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt as _, runtime::reflector::ObjectRef};
 use tokio::sync::mpsc;
 
+use super::push::rivals::share_a_repository;
 use crate::{
     api::{
         BUILD_LABEL, PUSH_LABEL,
-        v1alpha1::{BuildPhase, OCIRecipe, OCIRecipeBuild, RegistryPush},
+        v1alpha1::{BuildPhase, OCIRecipe, OCIRecipeBuild, RegistryPush, TargetState},
     },
     kubernetes::watches::key,
 };
@@ -128,9 +129,18 @@ impl Queues {
         }
     }
 
-    /// A push changed: itself, and the build that made it.
-    pub fn push_changed(&self, push: &RegistryPush) {
+    /// A push changed: itself, the build that made it, and the pushes that wait for their turn.
+    pub fn push_changed(&self, push: &RegistryPush, pushes: &[Arc<RegistryPush>]) {
         self.pushes.ask(ObjectRef::from_obj(push));
+        for other in pushes {
+            let waits = other.status.as_ref().is_some_and(|status| {
+                let mut targets = status.targets.iter();
+                targets.any(|target| target.state == TargetState::Pending && target.next_attempt_at.is_none())
+            });
+            if waits && other.uid() != push.uid() && share_a_repository(push, other) {
+                self.pushes.ask(ObjectRef::from_obj(&**other));
+            }
+        }
         if let Some(build) = push
             .owner_references()
             .iter()

@@ -12,7 +12,7 @@ pub mod launchpad;
 mod platform;
 pub mod upload;
 
-pub use descriptor::{Descriptor, ImageConfig, Index, Manifest, RootFs, media_type};
+pub use descriptor::{Descriptor, DescriptorPlatform, ImageConfig, Index, Manifest, RootFs, media_type};
 pub use digest::{Digest, DigestError, Hasher};
 pub use known::{Known, KnownError, KnownLayer};
 pub use platform::{Platform, PlatformError};

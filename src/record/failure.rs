@@ -223,6 +223,19 @@ reasons! {
     VerificationFailed => Infrastructure,
     /// A tag that must not change points elsewhere already.
     TagImmutable => Policy,
+    /// A tag no longer points to what was pushed: somebody else moved or removed it. Request the push to set it
+    /// again, or correct who writes there.
+    TagMoved => User,
+    /// The image has not every platform that the tag's index has, and the publish policy says that none is lost.
+    PlatformLost => Policy,
+    /// An upload was asked for, and neither the build nor its recipe has a push rule; add one.
+    PushRulesMissing => User,
+    /// An upload was asked for, and the build has no image.
+    NothingToUpload => User,
+    /// An upload was asked for while one goes on.
+    UploadInProgress => User,
+    /// An upload was asked for, and every push rule's target serves the image already.
+    AlreadyUploaded => User,
     /// The origin is not allowed by the cluster's registry policies.
     OriginForbidden => Policy,
     /// The push's pod ended without a report.

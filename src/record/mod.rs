@@ -6,8 +6,10 @@
 
 mod build_record;
 mod failure;
+mod receipt;
 
 pub use build_record::{
     BuildIdentity, BuildRecord, Counters, ImageRecord, LayerOrigin, LayerRecord, RECORD_VERSION, Revision,
 };
 pub use failure::{Failure, FailureClass, Reason};
+pub use receipt::{Party, RECEIPT_VERSION, Receipt, ReceiptTag};

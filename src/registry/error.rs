@@ -3,7 +3,8 @@
 use std::{fmt, time::Duration};
 
 use http::StatusCode;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{image::Digest, record::Reason};
 
@@ -86,7 +87,31 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// Digests that the answer names, as `MANIFEST_BLOB_UNKNOWN` does.
     pub named: Vec<Digest>,
+    /// The registry's own `errors` array; empty where its answer had none.
+    pub errors: Vec<OwnError>,
 }
+
+/// One entry of a registry's own `errors` array, cut and cleaned.
+///
+/// Source: OCI distribution specification, "Error Codes".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnError {
+    /// `DENIED` for example.
+    #[schemars(length(max = 64))]
+    pub code: String,
+    /// In words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// What else it says, as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub detail: Option<String>,
+}
+
+/// More entries than any registry sends.
+const ERRORS_LIMIT: usize = 8;
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -255,6 +280,14 @@ impl RegistryError {
         }
     }
 
+    /// The registry's own `errors`, if it sent any.
+    pub fn own_errors(&self) -> &[OwnError] {
+        match self {
+            Self::Answered { refusal, .. } => &refusal.errors,
+            _ => &[],
+        }
+    }
+
     /// The registry's own code, if it sent one.
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -297,12 +330,14 @@ impl Refusal {
             None if text.trim_start().starts_with('<') => String::new(),
             None => text.clone().into_owned(),
         };
+        let own = errors.iter().take(ERRORS_LIMIT).map(OwnError::from).collect();
         Self {
             status,
             code: errors.into_iter().next().map(|first| clean(&first.code, 64)),
             message: clean(&message, MESSAGE_LIMIT),
             retry_after,
             named: digests_in(&text),
+            errors: own,
         }
     }
 }
@@ -317,6 +352,18 @@ struct ErrorItem {
     #[serde(default)]
     code: String,
     message: Option<String>,
+    detail: Option<serde_json::Value>,
+}
+
+impl From<&ErrorItem> for OwnError {
+    fn from(item: &ErrorItem) -> Self {
+        let detail = item.detail.as_ref().filter(|detail| !detail.is_null());
+        Self {
+            code: clean(&item.code, 64),
+            message: clean(item.message.as_deref().unwrap_or_default(), 512),
+            detail: detail.map(|detail| clean(&detail.to_string(), 512)),
+        }
+    }
 }
 
 /// Keeps what may stand in a status and a log line: no control characters, no text direction marks.
@@ -416,6 +463,24 @@ mod tests {
         };
         assert_eq!(error.code(), Some("DENIED"));
         assert!(refusal.message.starts_with("no [31m ü") && refusal.message.len() <= 1024);
+    }
+
+    #[rstest]
+    #[case::two(r#"{"errors":[{"code":"DENIED","message":"no","detail":{"a":1}},{"code":"UNKNOWN","detail":null}]}"#,
+        &[("DENIED", "no", Some(r#"{"a":1}"#)), ("UNKNOWN", "", None)])]
+    #[case::no_json("<html>", &[])]
+    #[case::another_shape(r#"{"message":"no"}"#, &[])]
+    fn a_registry_s_own_errors_are_kept_in_one_shape(
+        #[case] body: &str,
+        #[case] expected: &[(&str, &str, Option<&str>)],
+    ) {
+        let error = answered(Operation::PutManifest, 403, body);
+        let seen: Vec<_> = error
+            .own_errors()
+            .iter()
+            .map(|own| (own.code.as_str(), own.message.as_str(), own.detail.as_deref()))
+            .collect();
+        assert_eq!(seen, expected);
     }
 
     #[test]

@@ -31,12 +31,12 @@ pub use blob::BlobStream;
 pub use client::{Client, ClientOptions, Repository, Timeouts};
 pub use cloud::{Environment, Provider, environment, provider_of};
 pub use copy::{
-    BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, Proof, PushOptions,
-    ReferrerCounters, Survey, TagPolicy, Target, approach, push_all, push_all_with, push_merged, read_image,
-    read_referrers, survey,
+    BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, Proof, PublishPolicy,
+    PushOptions, ReferrerCounters, Survey, TagPolicy, Target, approach, for_target, push_all, push_all_with,
+    push_merged, read_image, read_referrers, read_referrers_except, survey,
 };
 pub use credentials::{Credentials, CredentialsError, Secret};
-pub use error::{Operation, Place, RegistryError};
+pub use error::{Operation, OwnError, Place, RegistryError};
 pub use local::{LocalError, LocalImage};
 pub use manifest::RawManifest;
 pub use pace::Backoff;

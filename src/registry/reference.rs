@@ -300,6 +300,18 @@ mod tests {
         assert!(text.parse::<Reference>().is_err());
     }
 
+    proptest::proptest! {
+        /// Where a host is written and nothing is longer than registries take, the two grammars are one.
+        #[test]
+        fn the_grammar_is_that_of_other_clients(
+            text in "(r\\.io|r-x\\.io|-r\\.io|10\\.0\\.0\\.1)(:[0-9]{1,4})?(/[a-bA._-]{1,5}){1,2}(:[a._-]{1,3})?",
+        ) {
+            let ours = text.parse::<Reference>().is_ok();
+            let theirs = text.parse::<oci_distribution::Reference>().is_ok();
+            proptest::prop_assert_eq!(ours, theirs, "{}", text);
+        }
+    }
+
     #[test]
     fn a_name_may_have_255_characters_and_a_tag_128() {
         let name = format!("r.io/{}", "a".repeat(250));

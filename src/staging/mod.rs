@@ -8,11 +8,13 @@ mod known;
 #[cfg(test)]
 pub(crate) mod memory;
 mod pending;
+mod receipt;
 mod record;
 mod repository;
 mod store;
 
 pub use known::{KnownLayer, KnownLayers};
 pub use pending::Pending;
+pub use receipt::{receipt_tags, store_receipt};
 pub use record::{Attachments, fetch_record, image_tag, record_tag, store_record};
 pub use store::{StagingError, Store, StoredManifest, Upload, put_blob, send_blob};

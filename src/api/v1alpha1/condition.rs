@@ -16,6 +16,8 @@ pub const SUCCEEDED: &str = "Succeeded";
 pub const RECONCILING: &str = "Reconciling";
 /// Nothing more will happen until somebody changes something.
 pub const STALLED: &str = "Stalled";
+/// What was pushed is no longer what is there.
+pub const DRIFTED: &str = "Drifted";
 
 /// A condition's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,13 @@ impl Conditions {
         self.list
             .push((kind, status, reason.to_owned(), message.to_owned()));
         self
+    }
+
+    /// The same, with another status for one condition.
+    #[must_use]
+    pub fn replace(mut self, kind: &'static str, status: Status, reason: &str, message: &str) -> Self {
+        self.list.retain(|(other, ..)| *other != kind);
+        self.with(kind, status, reason, message)
     }
 
     /// The conditions to publish: one whose status did not change keeps the time of its last change.

@@ -7,8 +7,12 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LocalReference, NodeSelector, PodToleration, Resources, text_map};
-use crate::agent::plan::TagPolicy;
+use super::{
+    LocalReference, NodeSelector, PodToleration, Resources, Risk,
+    registry_push::{TAG_VARIABLES, TAG_VARIABLES_MESSAGE},
+    text_map,
+};
+use crate::agent::plan::{PublishPolicy, TagPolicy};
 
 /// What to build, for which platforms, when, and where to push.
 ///
@@ -275,8 +279,8 @@ pub struct PushRule {
         regex(pattern = r"^[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)+$")
     )]
     pub repository: String,
-    /// Tags; `{ref}`, `{commit}`, `{shortCommit}`, `{recipe}`, `{build}` and `{date}` are filled in. When
-    /// empty, as in Launchpad: `<ref>_edge` for a ref like `v1.0-24.04`, else `edge`.
+    /// Tags; `{ref}`, `{commit}`, `{shortCommit}`, `{recipe}`, `{build}`, `{date}`, `{platform}` and `{risk}` are
+    /// filled in. When empty, as in Launchpad: `{ref}_{risk}` for a ref like `v1.0-24.04`, else `{risk}`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),
@@ -285,13 +289,24 @@ pub struct PushRule {
             regex(pattern = r"^[A-Za-z0-9_{][A-Za-z0-9_.{}-]*$")
         )
     )]
+    #[x_kube(validation = Rule::new(TAG_VARIABLES).message(TAG_VARIABLES_MESSAGE))]
     pub tags: Vec<String>,
+    /// What `{risk}` stands for.
+    #[serde(default)]
+    pub risk: Risk,
     /// A Secret of type `kubernetes.io/dockerconfigjson`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_ref: Option<LocalReference>,
     /// What happens to a tag that exists.
     #[serde(default)]
     pub tag_policy: TagPolicy,
+    /// What happens to the platforms that a tag has already.
+    #[serde(default)]
+    pub publish: PublishPolicy,
+    /// How often, in seconds, the tags are looked at once they are pushed; never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 2_592_000))]
+    pub check_every_seconds: Option<i64>,
 }
 
 /// What became of a recipe.

@@ -5,8 +5,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BuildStrategySpec, LocalReference, OCIRecipeSpec, StrategyReference};
+use super::{BuildStrategySpec, LocalReference, OCIRecipeSpec, PushRule, StrategyReference};
 use crate::{
+    agent::report::OwnError,
     image::{Digest, Platform},
     record::{Counters, Failure, LayerRecord, Revision},
 };
@@ -121,21 +122,21 @@ impl BuildPhase {
     }
 }
 
-/// What all pushes of a build came to; the names are Launchpad's.
+/// What all pushes of a build came to; the names, and which of them sums up which, are Launchpad's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum RegistryUploadStatus {
-    /// There is no push rule.
+    /// There is no push rule, or every push is suspended.
     #[default]
     Unscheduled,
-    /// Some push still goes on or waits for its next attempt.
+    /// No target serves the image yet, and some push goes on or waits for its next attempt.
     Pending,
     /// Every target serves the image.
     Uploaded,
-    /// No target serves the image and nothing more happens by itself.
+    /// Some target does not serve the image and nothing more happens there by itself.
     FailedToUpload,
-    /// A newer build was pushed.
+    /// A newer build has the tags of every target.
     Superseded,
-    /// Some targets serve the image and some never will by themselves.
+    /// Some targets serve the image already, the others do not yet.
     Partial,
 }
 
@@ -175,9 +176,28 @@ pub struct OCIRecipeBuildStatus {
     /// What all pushes came to.
     #[serde(default)]
     pub registry_upload_status: RegistryUploadStatus,
+    /// Why targets failed, joined by " / ".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub registry_upload_error_summary: Option<String>,
+    /// The registries' own errors, one entry for every target that failed, in the rules' order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub registry_upload_errors: Vec<UploadErrors>,
+    /// Rules that the recipe got after this build began, and that an upload request had pushed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub added_push_rules: Vec<PushRule>,
+    /// The upload request that was last answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub last_handled_upload_request: Option<String>,
+    /// Why that was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_refusal: Option<Failure>,
     /// The pushes that this build made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(max = 253)))]
+    #[schemars(length(max = 32), inner(length(max = 253)))]
     pub pushes: Vec<String>,
     /// Why the build failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -192,6 +212,29 @@ pub struct OCIRecipeBuildStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub last_handled_request: Option<String>,
+}
+
+/// What one target's registry said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UploadErrors {
+    /// The push.
+    #[schemars(length(max = 253))]
+    pub push: String,
+    /// `host[:port]/repository`.
+    #[schemars(length(max = 255))]
+    pub repository: String,
+    /// Its own errors; none where it did not answer with any.
+    #[schemars(length(max = 8))]
+    pub errors: Vec<OwnError>,
+}
+
+impl OCIRecipeBuildStatus {
+    /// Its push rules: those of its snapshot, then those that were added.
+    pub fn push_rules(&self) -> impl Iterator<Item = &PushRule> {
+        let own = self.inputs.iter().flat_map(|inputs| &inputs.recipe.push_rules);
+        own.chain(&self.added_push_rules)
+    }
 }
 
 /// Everything that decides a build's result.

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::LocalReference;
 use crate::{
-    agent::{plan::TagPolicy, report::BlobCounters},
+    agent::{
+        plan::{PublishPolicy, TagPolicy},
+        report::{BlobCounters, OwnError, ReferrerCounters},
+    },
     image::Digest,
     record::Failure,
 };
@@ -40,7 +43,13 @@ use crate::{
 #[x_kube(
     validation = Rule::new("self.targets.all(t, self.targets.exists_one(u, u.repository == t.repository))")
         .message("two targets name the same repository; give one target both lists of tags")
-        .field_path(".targets")
+        .field_path(".targets"),
+    validation = Rule::new("has(self.source.buildRef) || self.targets.all(t, !has(t.tags) || t.tags.all(tag, tag.matches('^([^{]|[{](date|platform|risk)[}])*$')))")
+        .message("source.reference knows no build: its tags may name {date}, {platform} and {risk}, and neither {ref}, {commit}, {shortCommit}, {recipe} nor {build}")
+        .field_path(".targets"),
+    validation = Rule::new("(has(self.platforms) && size(self.platforms) == 1) || has(self.source.buildRef) || self.targets.all(t, !has(t.tags) || !t.tags.exists(tag, tag.contains('{platform}')))")
+        .message("a tag names {platform}; give exactly one in platforms")
+        .field_path(".platforms")
 )]
 pub struct RegistryPushSpec {
     /// What is pushed.
@@ -55,9 +64,18 @@ pub struct RegistryPushSpec {
         inner(
             length(max = 64),
             regex(pattern = r"^[a-z0-9_.]+/[a-z0-9_.]+(/[a-z0-9_.]+)?$")
-        )
+        ),
+        extend("x-kubernetes-list-type" = "set")
     )]
     pub platforms: Vec<String>,
+    /// Writes nothing: the requests that would write are listed in the status of each target.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// How often, in seconds, the tags of a push that ended well are looked at; the condition `Drifted` says
+    /// whether they still point to what was pushed. Never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 2_592_000))]
+    pub check_every_seconds: Option<i64>,
     /// Stops new attempts.
     #[serde(default)]
     pub suspend: bool,
@@ -93,8 +111,40 @@ pub struct PushSourceReference {
     pub credentials_ref: Option<LocalReference>,
 }
 
+/// Which variables tags may name.
+pub(super) const TAG_VARIABLES: &str =
+    "self.all(tag, tag.matches('^([^{}]|[{](ref|commit|shortCommit|recipe|build|date|platform|risk)[}])*$'))";
+/// What is said of others.
+pub(super) const TAG_VARIABLES_MESSAGE: &str = "tags may name {ref}, {commit}, {shortCommit}, {recipe}, {build}, {date}, {platform} and {risk} and no other variable";
+
+/// How much a channel's users risk, in Launchpad's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Risk {
+    /// `edge`.
+    #[default]
+    Edge,
+    /// `beta`.
+    Beta,
+    /// `candidate`.
+    Candidate,
+    /// `stable`.
+    Stable,
+}
+
+impl Risk {
+    /// The word as it stands in a tag.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Beta => "beta",
+            Self::Candidate => "candidate",
+            Self::Stable => "stable",
+        }
+    }
+}
+
 /// One place that an image is pushed to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PushTargetSpec {
     /// `host[:port]/repository`, without a tag.
@@ -103,19 +153,31 @@ pub struct PushTargetSpec {
         regex(pattern = r"^[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)+$")
     )]
     pub repository: String,
-    /// Written last, one by one; none pushes by digest only.
+    /// Written last, one by one. `{ref}`, `{commit}`, `{shortCommit}`, `{recipe}`, `{build}`, `{date}`,
+    /// `{platform}` and `{risk}` are filled in. When empty, a build's image gets Launchpad's tag, `{ref}_{risk}`
+    /// for a ref like `v1.0-24.04`, else `{risk}`; any other image is pushed by digest only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),
-        inner(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"))
+        inner(
+            length(min = 1, max = 128),
+            regex(pattern = r"^[A-Za-z0-9_{][A-Za-z0-9_.{}-]*$")
+        )
     )]
+    #[x_kube(validation = Rule::new(TAG_VARIABLES).message(TAG_VARIABLES_MESSAGE))]
     pub tags: Vec<String>,
+    /// What `{risk}` stands for.
+    #[serde(default)]
+    pub risk: Risk,
     /// A Secret of type `kubernetes.io/dockerconfigjson`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_ref: Option<LocalReference>,
     /// What happens to a tag that exists.
     #[serde(default)]
     pub tag_policy: TagPolicy,
+    /// What happens to the platforms that a tag has already.
+    #[serde(default)]
+    pub publish: PublishPolicy,
 }
 
 /// What became of a push.
@@ -125,7 +187,7 @@ pub struct RegistryPushStatus {
     /// The generation that this status tells of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Succeeded, Finished, Reconciling, Stalled.
+    /// Ready, Succeeded, Finished, Reconciling, Stalled, Drifted.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 8))]
@@ -138,6 +200,11 @@ pub struct RegistryPushStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", length(max = 256))]
     pub digest: Option<Digest>,
+    /// The signatures, SBOMs and attestations that go with it, as far as they are listed here; each target counts
+    /// all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>", length(max = 64), inner(length(max = 256)))]
+    pub referrers: Vec<Digest>,
     /// One entry a target, in the specification's order.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["repository".into()]))]
@@ -147,19 +214,15 @@ pub struct RegistryPushStatus {
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub attempt: i32,
-    /// Attempts made before the specification, or a request, last asked for the push.
-    #[serde(default)]
-    #[schemars(range(min = 0))]
-    pub attempts_before_request: i32,
     /// Digest of what is pushed where; a change of it begins anew, one of `suspend` does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", length(max = 256))]
     pub wanted: Option<Digest>,
-    /// The pod of the latest attempt.
+    /// The pod of the running attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub pod: Option<String>,
-    /// When the next attempt begins, when one is due.
+    /// When the next attempt begins, the earliest of the targets'.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<Time>,
     /// Why nothing was pushed, when it concerns every target.
@@ -171,10 +234,20 @@ pub struct RegistryPushStatus {
     /// When the push ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
+    /// When the tags were last looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked_at: Option<Time>,
+    /// Why that look told nothing, or not everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_failure: Option<Failure>,
     /// The value of the request annotation that was last answered with a new attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub last_handled_request: Option<String>,
+    /// The upload request of its build that was last answered with a new attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub last_handled_upload_request: Option<String>,
 }
 
 /// What became of one target.
@@ -189,43 +262,96 @@ pub struct TargetStatus {
     /// Whether the latest attempt spoke to it without TLS; a policy that changes this ends a wait.
     #[serde(rename = "plainHTTP", default)]
     pub plain_http: bool,
-    /// Attempts that ended, well or badly.
+    /// Attempts that ended, well or badly, since the specification or a request last asked for it.
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub attempts: i32,
-    /// The tags that were written and what they pointed to before.
+    /// When it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<Time>,
+    /// Its tags, once the source is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub tags: Vec<TagStatus>,
+    /// What its tags point to; the image's digest, once it is pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 256))]
+    pub digest: Option<Digest>,
+    /// When it was read back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed_at: Option<Time>,
+    /// The receipt's manifest in staging, beside the records of the build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 256))]
+    pub receipt: Option<Digest>,
     /// What became of the blobs, over all attempts.
     #[serde(default)]
     pub blobs: BlobCounters,
+    /// What became of signatures, SBOMs and attestations in the latest attempt.
+    #[serde(default)]
+    pub referrers: ReferrerCounters,
+    /// Of a dry run: the requests that would write, in the order of a push.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512), inner(length(max = 512)))]
+    pub requests: Vec<String>,
+    /// Of a dry run: how many more requests there are than are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub requests_omitted: i64,
     /// Why the latest attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// The same in a line, in Launchpad's words where the registry refused a part of the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub error_summary: Option<String>,
+    /// The registry's own errors in the latest attempt; none where it did not answer with any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub errors: Vec<OwnError>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// Where one target stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum TargetState {
-    /// Being pushed, or waiting for the next attempt.
+    /// Waiting for its turn, or for its next attempt.
     #[default]
     Pending,
+    /// The running attempt is about it.
+    Pushing,
     /// The target serves the image and each tag points to it.
     Pushed,
+    /// A dry run has listed what a push would write.
+    Planned,
+    /// A newer build of the same recipe has every one of its tags.
+    Superseded,
     /// The latest attempt failed and none follows by itself.
     Failed,
 }
 
-/// One tag that was written.
+/// One tag of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TagStatus {
     /// The tag.
     #[schemars(length(max = 128))]
     pub name: String,
-    /// What it pointed to before.
+    /// What it pointed to before this push wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", length(max = 256))]
     pub previous: Option<Digest>,
+    /// Where it pointed to when it was last looked at, if that was elsewhere than it was pushed to; `nothing` when
+    /// it was gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub drifted_to: Option<String>,
+    /// The newer build that the tag is left to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub superseded_by: Option<String>,
 }

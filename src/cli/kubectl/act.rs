@@ -12,10 +12,10 @@ use serde_json::json;
 
 use super::{Session, follow};
 use crate::api::{
-    REQUEST_ANNOTATION,
+    REQUEST_ANNOTATION, UPLOAD_ANNOTATION,
     v1alpha1::{
         BuildPhase, LocalReference, OCIRecipe, OCIRecipeBuild, PushSourceReference, PushTargetSpec,
-        RegistryPush, RegistryPushSpec,
+        RegistryPush, RegistryPushSpec, Risk,
     },
 };
 
@@ -103,6 +103,37 @@ pub async fn retry(session: &Session, name: &str, platforms: &[String]) -> anyho
     Ok(ExitCode::SUCCESS)
 }
 
+/// Asks a finished build to push its image, and tells the refusal.
+pub async fn schedule_upload(session: &Session, name: &str) -> anyhow::Result<ExitCode> {
+    let builds = session.api::<OCIRecipeBuild>();
+    let request = jiff::Timestamp::now().to_string();
+    let patch = json!({ "metadata": { "annotations": { UPLOAD_ANNOTATION: request } } });
+    builds
+        .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .with_context(|| format!("cannot ask build {name:?}"))?;
+    let answered = await_condition(builds, name, |build: Option<&OCIRecipeBuild>| {
+        let handled = build
+            .and_then(|build| build.status.as_ref())
+            .and_then(|status| status.last_handled_upload_request.as_deref());
+        handled == Some(request.as_str())
+    });
+    let answered = tokio::time::timeout(std::time::Duration::from_secs(30), answered).await;
+    let answered = answered.context("no answer within 30 s; does the operator run?")??;
+    let refusal = answered
+        .and_then(|build| build.status)
+        .and_then(|status| status.upload_refusal);
+    let (text, code) = match &refusal {
+        Some(refusal) => (refusal.message.clone(), ExitCode::FAILURE),
+        None => (format!("{name}: an upload was asked for"), ExitCode::SUCCESS),
+    };
+    session.print(
+        &format!("{text}\n"),
+        &json!({ "build": name, "refusal": refusal }),
+    )?;
+    Ok(code)
+}
+
 /// Makes a push.
 pub async fn push(
     session: &Session,
@@ -134,10 +165,14 @@ pub async fn push(
             targets: vec![PushTargetSpec {
                 repository: target.to_owned(),
                 tags,
+                risk: Risk::default(),
                 credentials_ref: secret.map(|name| LocalReference { name }),
                 tag_policy: crate::agent::plan::TagPolicy::default(),
+                publish: crate::agent::plan::PublishPolicy::default(),
             }],
             platforms: Vec::new(),
+            dry_run: false,
+            check_every_seconds: None,
             suspend: false,
             cancel: false,
         },

@@ -84,6 +84,13 @@ pub enum KubectlCommand {
         #[command(flatten)]
         common: Common,
     },
+    /// Ask a finished build to push its image: failed pushes go on, and rules that its recipe got since are pushed.
+    ScheduleUpload {
+        /// The build.
+        build: String,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Tell everything about one build.
     Describe {
         /// The build.
@@ -220,6 +227,9 @@ pub async fn run(command: KubectlCommand) -> anyhow::Result<ExitCode> {
                 bail!("the target {target:?} is a repository, without a digest; give tags with --tag");
             }
             act::push(&Session::open(common).await?, &source, &target, tag, secret, wait).await
+        }
+        KubectlCommand::ScheduleUpload { build, common } => {
+            act::schedule_upload(&Session::open(common).await?, &build).await
         }
         KubectlCommand::Describe {
             build,

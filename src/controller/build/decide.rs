@@ -16,12 +16,12 @@ use super::{
     platform::{self, PodEffect, STAGING_RETRY},
     pod,
     pod_report::BUILD,
-    status,
+    status, upload,
 };
 use crate::{
     api::v1alpha1::{
         BuildInputs, BuildPhase, BuildStrategySpec, OCIRecipeBuild, OCIRecipeBuildStatus, PlatformState,
-        PlatformStatus, Seccomp, StrategyKind, UserNamespaceNeed, UserNamespaceUse,
+        PlatformStatus, PushRule, Seccomp, StrategyKind, UserNamespaceNeed, UserNamespaceUse,
     },
     controller::{
         next::Next,
@@ -32,6 +32,9 @@ use crate::{
     record::{Failure, Reason},
     registry::normal_origin,
 };
+
+/// As many rules may be added to a build as a recipe has.
+const ADDED_RULES: usize = 16;
 
 /// At most one external effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +142,7 @@ impl<'a> Pass<'a> {
 
     fn run(&mut self) {
         self.answer_request();
+        self.answer_upload_request();
         if self.status.phase.is_terminal() {
             self.clean_up();
             return self.push();
@@ -189,6 +193,34 @@ impl<'a> Pass<'a> {
         self.status.phase = BuildPhase::NeedsBuilding;
         self.status.failure = None;
         self.status.finished_at = None;
+    }
+
+    /// A request for an upload starts failed pushes anew, which see it themselves, and takes in the rules that the
+    /// recipe got since.
+    fn answer_upload_request(&mut self) {
+        let Some(text) = request::of_upload(&*self.seen.build) else {
+            return;
+        };
+        if self.status.last_handled_upload_request.as_deref() == Some(text) {
+            return;
+        }
+        self.status.last_handled_upload_request = Some(text.to_owned());
+        let is_known = |rule: &&PushRule| {
+            let mut known = self.status.push_rules();
+            known.any(|known| known.repository == rule.repository)
+        };
+        let added: Vec<PushRule> = self
+            .seen
+            .current_rules
+            .iter()
+            .filter(|rule| !is_known(rule))
+            .cloned()
+            .collect();
+        self.status.upload_refusal = upload::refusal(&self.status, added.len(), &self.seen.pushes);
+        if self.status.upload_refusal.is_none() {
+            self.status.added_push_rules.extend(added);
+            self.status.added_push_rules.truncate(ADDED_RULES);
+        }
     }
 
     /// Takes the snapshot of everything that decides the result; false while something is missing.
@@ -438,15 +470,10 @@ impl<'a> Pass<'a> {
     }
 
     fn push(&mut self) {
-        let Some(inputs) = self
-            .status
-            .inputs
-            .as_ref()
-            .filter(|_| self.status.phase == BuildPhase::FullyBuilt)
-        else {
+        if self.status.phase != BuildPhase::FullyBuilt {
             return;
-        };
-        let rules = inputs.recipe.push_rules.len();
+        }
+        let rules = self.status.push_rules().count();
         let exists = |name: &String| self.seen.pushes.iter().any(|push| push.name_any() == *name);
         let names: Vec<String> = (0..rules)
             .map(|rule| push::name_of_rule(&self.seen.build, rule))
@@ -455,7 +482,10 @@ impl<'a> Pass<'a> {
         let missing = names
             .iter()
             .position(|name| !exists(name) && !self.status.pushes.contains(name));
-        self.status.registry_upload_status = status::summary(rules, &self.seen.pushes);
+        let summary = upload::summary(&names, &self.status.pushes, &self.seen.pushes);
+        self.status.registry_upload_status = summary.status;
+        self.status.registry_upload_error_summary = summary.error_summary;
+        self.status.registry_upload_errors = summary.errors;
         self.status.pushes = names
             .into_iter()
             .filter(|name| exists(name) || self.status.pushes.contains(name))

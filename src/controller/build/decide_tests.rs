@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     agent::report::CollectReport,
     api::REQUEST_ANNOTATION,
-    api::v1alpha1::OCIRecipeBuild,
+    api::v1alpha1::{OCIRecipeBuild, RegistryUploadStatus},
     controller::build::{
         kept,
         observe::{SeenRecipe, StagedRecord},
@@ -52,6 +52,7 @@ fn observed(build: OCIRecipeBuild) -> Observed {
         root: StagedRoot::NotAsked,
         forbidden: vec!["staging.test".into()],
         pushes: Vec::new(),
+        current_rules: Vec::new(),
         staging_repository: "staging.test/slipway/demo".into(),
     }
 }
@@ -717,4 +718,53 @@ fn a_long_message_stays_within_what_a_status_may_hold() {
         .about("linux/amd64")
         .about("again");
     assert!(failure.message.len() <= 2048 && failure.message.starts_with("again: linux/amd64"));
+}
+
+#[test]
+fn a_rule_that_the_recipe_got_later_is_pushed_alone_when_an_upload_is_asked_for() {
+    let mut seen = observed(build(&["linux/amd64"]));
+    let mut done = (*seen.build).clone();
+    let mut status = OCIRecipeBuildStatus {
+        phase: BuildPhase::FullyBuilt,
+        ..decide(&seen, NOW).status
+    };
+    status.inputs.as_mut().unwrap().recipe.push_rules =
+        serde_json::from_value(json!([{ "repository": "one.test/a" }])).unwrap();
+    status.pushes = vec!["web-1-push-1".into()];
+    done.status = Some(status.clone());
+    let mut first = push::of_rule(&done, &status, 0).unwrap();
+    first.status = Some(
+        serde_json::from_value(json!({ "targets": [{ "repository": "one.test/a", "state": "Pushed" }] }))
+            .unwrap(),
+    );
+    seen.pushes = vec![Arc::new(first)];
+    let ask = |seen: &Observed, build: &OCIRecipeBuild, rules: &[&str]| {
+        let mut build = build.clone();
+        build.metadata.annotations =
+            Some([(crate::api::UPLOAD_ANNOTATION.to_owned(), rules.len().to_string())].into());
+        let rules: Vec<_> = rules.iter().map(|rule| json!({ "repository": rule })).collect();
+        let seen = Observed {
+            build: Arc::new(build),
+            current_rules: serde_json::from_value(json!(rules)).unwrap(),
+            ..seen.clone()
+        };
+        decide(&seen, NOW)
+    };
+    let refused = ask(&seen, &done, &["one.test/a"]);
+    assert_eq!(refused.step, Step::Nothing);
+    assert_eq!(
+        refused.status.upload_refusal.unwrap().reason,
+        Reason::AlreadyUploaded
+    );
+
+    let accepted = ask(&seen, &done, &["one.test/a", "two.test/b"]);
+    assert_eq!(accepted.status.upload_refusal, None);
+    assert_eq!(accepted.step, Step::CreatePush { rule: 1 });
+    let second = push::of_rule(&done, &accepted.status, 1).unwrap();
+    assert_eq!(second.name_any(), "web-1-push-2");
+    assert_eq!(second.spec.targets[0].repository, "two.test/b");
+    assert_eq!(
+        accepted.status.registry_upload_status,
+        RegistryUploadStatus::Partial
+    );
 }

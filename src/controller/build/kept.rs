@@ -3,7 +3,7 @@
 //! Layers and the snapshot of the inputs are most of a build, and only one that goes on needs them. A build
 //! that was trimmed is never written: before that it is read whole.
 
-use crate::api::v1alpha1::{BuildStrategySpec, OCIRecipeBuild, OCIRecipeSpec, RecipeSource};
+use crate::api::v1alpha1::{BuildStrategySpec, GitSource, OCIRecipeBuild, OCIRecipeSpec, RecipeSource};
 
 /// Leaves out what only a build that goes on needs.
 pub fn trim(build: &mut OCIRecipeBuild) {
@@ -36,10 +36,16 @@ fn trim_strategy(strategy: &mut BuildStrategySpec) {
     strategy.security.capabilities = Vec::new();
 }
 
-/// Push rules stay: they say whose pushes are looked at.
+/// Push rules stay: they say whose pushes are looked at. So does the Git reference, which tags are made of.
 fn trim_recipe(recipe: &mut OCIRecipeSpec) {
+    let git = recipe.source.git.take();
     recipe.source = RecipeSource {
-        git: None,
+        git: git.map(|git| GitSource {
+            url: String::new(),
+            reference: git.reference,
+            credentials_ref: None,
+            submodules: false,
+        }),
         artifact: None,
         inline: None,
     };

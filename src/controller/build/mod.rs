@@ -8,6 +8,7 @@ mod platform;
 pub mod pod;
 pub mod pod_report;
 pub mod status;
+mod upload;
 
 use std::sync::Arc;
 

@@ -7,10 +7,10 @@ use kube::ResourceExt as _;
 use super::{image, pod_report, status};
 use crate::{
     api::v1alpha1::{
-        BuildStrategySpec, OCIRecipeBuild, OCIRecipeSpec, PlatformState, RegistryPush, StrategyKind,
-        UserNamespaceUse,
+        BuildStrategySpec, OCIRecipeBuild, OCIRecipeSpec, PlatformState, PushRule, RegistryPush,
+        StrategyKind, UserNamespaceUse,
     },
-    controller::{context::Context, staging::StagingError},
+    controller::{context::Context, request, staging::StagingError},
     image::{Digest, Platform},
     kubernetes::{pod::SeenPod, watches::key},
     record::BuildRecord,
@@ -36,6 +36,8 @@ pub struct Observed {
     pub forbidden: Vec<String>,
     /// The pushes that this build owns.
     pub pushes: Vec<Arc<RegistryPush>>,
+    /// The push rules that its recipe has now, where an upload was asked for.
+    pub current_rules: Vec<PushRule>,
     /// `registry/repository` of the namespace in staging.
     pub staging_repository: String,
 }
@@ -134,7 +136,9 @@ pub async fn observe(build: Arc<OCIRecipeBuild>, context: &Context) -> Observed 
     let pushes = context.pushes_of(&build);
     let mut forbidden = context.denied_origins();
     forbidden.push(normal_origin(&context.staging.target(&namespace).registry));
+    let current_rules = current_rules(&build, &namespace, context);
     Observed {
+        current_rules,
         recipe,
         strategy,
         user_namespaces: context.user_namespaces(),
@@ -145,6 +149,19 @@ pub async fn observe(build: Arc<OCIRecipeBuild>, context: &Context) -> Observed 
         staging_repository: context.staging.repository_name(&namespace),
         build,
     }
+}
+
+fn current_rules(build: &OCIRecipeBuild, namespace: &str, context: &Context) -> Vec<PushRule> {
+    let handled = build
+        .status
+        .as_ref()
+        .and_then(|status| status.last_handled_upload_request.as_deref());
+    let asked = request::of_upload(build).filter(|request| Some(*request) != handled);
+    let recipe = build.spec.recipe_ref.as_ref().filter(|_| asked.is_some());
+    recipe
+        .and_then(|recipe| context.stores.recipes.get(&key(namespace, &recipe.name)))
+        .map(|recipe| recipe.spec.push_rules.clone())
+        .unwrap_or_default()
 }
 
 fn recipe(build: &OCIRecipeBuild, namespace: &str, context: &Context) -> Option<SeenRecipe> {

@@ -10,7 +10,7 @@ use kube::{
 use super::pod_report::explained;
 use crate::{
     api::v1alpha1::{
-        BuildPhase, OCIRecipeBuildStatus, PlatformState, PlatformStatus, RegistryPush, RegistryUploadStatus,
+        BuildPhase, OCIRecipeBuildStatus, PlatformState, PlatformStatus, RegistryUploadStatus,
         condition::{self, Conditions},
     },
     controller::events,
@@ -18,7 +18,6 @@ use crate::{
     kubernetes::pod::SeenPod,
     record::{BuildRecord, Failure, Reason},
 };
-use std::sync::Arc;
 
 /// A platform on which no attempt has begun.
 pub fn pending(platform: Platform) -> PlatformStatus {
@@ -66,37 +65,6 @@ pub fn take_record(status: &mut PlatformStatus, record: &BuildRecord, pod: Optio
     }
     status.state = PlatformState::Failed;
     status.failure = Some(failure);
-}
-
-/// The summary over all pushes of a build.
-///
-/// Source: Launchpad's set summary, reference 1.7: any still going on is Pending, some of each is Partial.
-pub fn summary(rules: usize, pushes: &[Arc<RegistryPush>]) -> RegistryUploadStatus {
-    if rules == 0 {
-        return RegistryUploadStatus::Unscheduled;
-    }
-    let state = |push: &Arc<RegistryPush>| {
-        let conditions = push.status.as_ref().map_or(&[][..], |status| &status.conditions);
-        let current = push
-            .status
-            .as_ref()
-            .is_some_and(|s| s.observed_generation == push.metadata.generation);
-        (
-            current && condition::is_true(conditions, condition::FINISHED),
-            condition::is_true(conditions, condition::SUCCEEDED),
-        )
-    };
-    let finished = pushes.iter().filter(|push| state(push).0).count();
-    let uploaded = pushes.iter().filter(|push| state(push) == (true, true)).count();
-    if pushes.len() < rules || finished < pushes.len() {
-        RegistryUploadStatus::Pending
-    } else if uploaded == pushes.len() {
-        RegistryUploadStatus::Uploaded
-    } else if uploaded == 0 {
-        RegistryUploadStatus::FailedToUpload
-    } else {
-        RegistryUploadStatus::Partial
-    }
 }
 
 /// The conditions of a status; `waiting` is what a running build waits for.
@@ -177,12 +145,21 @@ pub fn events(before: Option<&OCIRecipeBuildStatus>, after: &OCIRecipeBuildStatu
             _ => {}
         }
     }
+    if let Some(refusal) = &after.upload_refusal
+        && before.is_none_or(|b| b.last_handled_upload_request != after.last_handled_upload_request)
+    {
+        list.push(events::warning(refusal.reason.as_str(), &refusal.message));
+    }
     if before.map(|b| b.registry_upload_status) != Some(after.registry_upload_status) {
         match after.registry_upload_status {
             RegistryUploadStatus::Uploaded => {
                 list.push(events::normal("Uploaded", "Every target serves the image."));
             }
-            RegistryUploadStatus::FailedToUpload | RegistryUploadStatus::Partial => {
+            RegistryUploadStatus::Superseded => {
+                let text = "Every tag is left to a newer build.";
+                list.push(events::normal(Reason::Superseded.as_str(), text));
+            }
+            RegistryUploadStatus::FailedToUpload => {
                 let text = format!(
                     "Not every target serves the image; see kubectl describe rpush {}.",
                     after.pushes.join(" ")

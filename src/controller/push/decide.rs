@@ -5,32 +5,29 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
+    after::{self, DueReceipt},
+    attempt::{Attempt, attempt, earliest, fail, live, retry_or_fail, trouble},
     observe::{Observed, Source},
-    pod::{PUSH, name, target_credentials},
-    status,
+    plan::{self, is_plain, origin_of},
+    pod::name,
+    rivals, status,
+    tags::{self, Facts},
 };
 use crate::{
     agent::{
-        plan::{PushPlan, PushSource, PushTarget},
-        report::{self, PushReport},
+        plan::{PushMode, PushPlan},
+        report::PushReport,
     },
-    api::v1alpha1::{RegistryPushStatus, TargetState, condition},
+    api::v1alpha1::{RegistryPushStatus, TagStatus, TargetState, TargetStatus, condition},
     controller::{build::image::json_digest, next::Next, request},
-    kubernetes::pod::{Container, SeenPod},
+    kubernetes::pod::SeenPod,
     record::{Failure, Reason},
     registry::normal_origin,
 };
-
-/// Attempts before a target that cannot be reached fails: about two hours with the waits below.
-const ATTEMPTS: i32 = 30;
-/// The first wait between attempts; it doubles.
-const FIRST_WAIT: i64 = 5;
-/// The longest wait between attempts, so that a registry that came back is noticed.
-const LONGEST_WAIT: i64 = 300;
 
 /// At most one external effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +39,8 @@ pub enum Step {
         /// What it does.
         plan: Box<PushPlan>,
     },
+    /// Write a receipt into staging.
+    PutReceipt(Box<DueReceipt>),
     /// Delete a pod that has no more use.
     DeletePod {
         /// Its name.
@@ -60,6 +59,8 @@ pub struct Decision {
     pub step: Step,
     /// When to look again without an event.
     pub next: Next,
+    /// Whether an attempt begins that did not go on before: nobody else may begin until the status is written.
+    pub begins: bool,
 }
 
 /// Decides one pass.
@@ -79,11 +80,19 @@ pub fn refused(seen: &Observed, decision: Decision, message: &str, now: Timestam
         next: Next::Change,
         waiting: None,
         ended: false,
+        begins: false,
     };
-    pass.finish(Some(Failure::new(
+    let failure = Failure::new(
         Reason::PodRefused,
         format!("The cluster refused the push's pod: {message}"),
-    )));
+    );
+    if condition::is_true(&pass.status.conditions, condition::FINISHED) {
+        // It was to look at the tags of a push that ended well.
+        pass.ended = true;
+        pass.check_failed(failure);
+    } else {
+        pass.finish(Some(failure));
+    }
     pass.end()
 }
 
@@ -95,6 +104,7 @@ struct Pass<'a> {
     next: Next,
     waiting: Option<(&'static str, String)>,
     ended: bool,
+    begins: bool,
 }
 
 impl<'a> Pass<'a> {
@@ -102,7 +112,7 @@ impl<'a> Pass<'a> {
         let mut status = seen.push.status.clone().unwrap_or_default();
         let generation = seen.push.metadata.generation;
         let spec = &seen.push.spec;
-        let wanted = json_digest(&(&spec.source, &spec.targets, &spec.platforms));
+        let wanted = json_digest(&(&spec.source, &spec.targets, &spec.platforms, spec.dry_run));
         let differs = status.wanted.as_ref() != Some(&wanted);
         // The pod of an older specification ends first: its report would be taken for the new one's.
         let outdated = differs && live(seen).is_some();
@@ -113,9 +123,11 @@ impl<'a> Pass<'a> {
             status.targets = seen.push.spec.targets.iter().map(status::pending).collect();
             status.failure = None;
             status.finished_at = None;
-            status.next_attempt_at = None;
             status.pod = None;
-            status.attempts_before_request = status.attempt;
+            status.checked_at = None;
+            status.check_failure = None;
+            status.digest = None;
+            status.referrers = Vec::new();
             status.wanted = Some(wanted);
         }
         if !outdated {
@@ -129,10 +141,20 @@ impl<'a> Pass<'a> {
             next: Next::Change,
             waiting: None,
             ended,
+            begins: false,
         }
     }
 
     fn run(&mut self) {
+        self.push();
+        if self.step == Step::Nothing
+            && let Some(due) = after::due_receipt(self.seen, &self.status)
+        {
+            self.step = Step::PutReceipt(Box::new(due));
+        }
+    }
+
+    fn push(&mut self) {
         self.answer_request();
         let live = live(self.seen);
         if let Some(pod) =
@@ -141,8 +163,7 @@ impl<'a> Pass<'a> {
             return self.delete(pod);
         }
         if self.ended {
-            self.next = Next::Done;
-            return;
+            return self.look_at_tags();
         }
         if self.seen.push.spec.cancel {
             return match live {
@@ -160,159 +181,119 @@ impl<'a> Pass<'a> {
         self.next_attempt();
     }
 
-    /// A request on a push that ended starts its failed targets anew; on a waiting one it ends the wait.
+    /// A request on a push that ended starts its failed targets anew; on a waiting one it ends the waits.
     fn answer_request(&mut self) {
-        let Some(text) = request::of(&*self.seen.push) else {
-            return;
-        };
-        if self.status.last_handled_request.as_deref() == Some(text) {
+        let own = request::of(&*self.seen.push);
+        let of_build = self.seen.upload_request.as_deref();
+        let status = &mut self.status;
+        let is_new = |now: Option<&str>, last: Option<&str>| now.is_some() && now != last;
+        if !is_new(own, status.last_handled_request.as_deref())
+            && !is_new(of_build, status.last_handled_upload_request.as_deref())
+        {
             return;
         }
-        self.status.last_handled_request = Some(text.to_owned());
-        self.status.attempts_before_request = self.status.attempt;
-        self.status.next_attempt_at = None;
-        if self.ended {
-            for (entry, target) in self.status.targets.iter_mut().zip(&self.seen.push.spec.targets) {
-                if entry.state != TargetState::Pushed {
-                    *entry = status::pending(target);
-                }
+        if let Some(text) = own {
+            status.last_handled_request = Some(text.to_owned());
+        }
+        if let Some(text) = of_build {
+            status.last_handled_upload_request = Some(text.to_owned());
+        }
+        self.ask_again();
+    }
+
+    fn ask_again(&mut self) {
+        for entry in &mut self.status.targets {
+            let again = match entry.state {
+                TargetState::Failed | TargetState::Superseded => self.ended,
+                TargetState::Pending => true,
+                TargetState::Pushed => self.ended && entry.tags.iter().any(|tag| tag.drifted_to.is_some()),
+                TargetState::Pushing | TargetState::Planned => false,
+            };
+            if again {
+                status::ask_again(entry);
             }
+        }
+        if self.ended {
             self.status.failure = None;
-            self.status.finished_at = None;
-            self.ended = self.status.targets.iter().all(|t| t.state == TargetState::Pushed);
+            let nothing_left = self.in_state(TargetState::Pending).is_empty();
+            self.ended = nothing_left;
+            if !nothing_left {
+                self.status.finished_at = None;
+            }
         }
     }
 
     fn attempt_under_way(&mut self) {
-        let Some(pod) = &self.seen.pod else {
-            if self.seen.pod_was_seen {
-                return self.attempt_failed(deleted(), 0);
-            }
-            return self.create();
-        };
-        if let Container::Ended {
-            code,
-            reason,
-            message,
-        } = pod.container(PUSH)
-        {
-            return match report::read::<PushReport>(message) {
-                Some(report) => self.take(&report),
-                None if pod.deleting => self.attempt_failed(deleted(), 0),
-                None => {
-                    let text = format!(
-                        "The push's pod ended with code {code} ({reason}) and without a report; see kubectl logs {}.",
-                        pod.name
-                    );
-                    self.attempt_failed(Failure::new(Reason::PushPodFailed, text), 0);
-                }
-            };
+        match attempt(self.seen) {
+            Attempt::NotBegun => self.create(),
+            Attempt::Reported(report) => self.take(&report),
+            Attempt::Lost(failure) => self.attempt_failed(&failure, None),
+            Attempt::Runs => self.waiting = trouble(self.seen),
         }
-        if pod.ended {
-            let text = format!(
-                "The node ended the push's pod: {} {}",
-                pod.reason.as_deref().unwrap_or("unknown"),
-                pod.message.as_deref().unwrap_or_default()
-            );
-            return self.attempt_failed(Failure::new(Reason::PushPodFailed, text), 0);
-        }
-        self.waiting = match (
-            pod.blocked(),
-            &pod.unschedulable,
-            &self.seen.mount_trouble,
-            pod.container(PUSH),
-        ) {
-            (Some((_, reason, message)), ..) => Some((
-                Reason::ImagePullFailed.as_str(),
-                format!("Slipway's own image cannot be used on the node: {reason}: {message}"),
-            )),
-            (None, Some(message), ..) => Some((
-                Reason::Unschedulable.as_str(),
-                format!("No node can run the push's pod: {message}"),
-            )),
-            (None, None, Some(message), Container::Waiting) => {
-                Some((Reason::SecretMissing.as_str(), message.clone()))
-            }
-            _ => None,
-        };
     }
 
     fn take(&mut self, report: &PushReport) {
         if report.digest.is_some() {
             self.status.digest.clone_from(&report.digest);
+            self.status.referrers.clone_from(&report.referrers);
         }
-        let asked = report
-            .targets
-            .iter()
-            .filter_map(|target| target.retry_after_seconds)
-            .max()
-            .unwrap_or(0);
         if let Some(failure) = &report.failure {
-            return self.attempt_failed(failure.clone(), asked);
+            let asked = report
+                .targets
+                .iter()
+                .filter_map(|target| target.retry_after_seconds);
+            return self.attempt_failed(failure, asked.max());
         }
-        let last = self.attempts() >= ATTEMPTS;
-        let planned = self.planned();
-        for (index, entry_report) in planned.into_iter().zip(&report.targets) {
-            status::take_report(
-                &mut self.status.targets[index],
-                &self.seen.push.spec.targets[index],
-                entry_report,
-                last,
-            );
+        let pushing = self.in_state(TargetState::Pushing);
+        let dry_run = self.seen.push.spec.dry_run;
+        for (index, of_target) in pushing.into_iter().zip(&report.targets) {
+            let entry = &mut self.status.targets[index];
+            status::take_report(entry, of_target, report.digest.as_ref(), dry_run, self.now);
+            if let Some(failure) = &of_target.failure {
+                let (push, source) = (&self.seen.push, &self.seen.source);
+                entry.error_summary = Some(status::error_summary(push, source, &entry.repository, of_target));
+                retry_or_fail(entry, failure, of_target.retry_after_seconds, self.now);
+            }
         }
         self.status.pod = None;
         self.status.failure = None;
-        self.settle(i64::try_from(asked).unwrap_or(LONGEST_WAIT));
-    }
-
-    /// Attempts since the specification, or a request, last asked for the push.
-    fn attempts(&self) -> i32 {
-        self.status.attempt - self.status.attempts_before_request
+        self.go_on();
     }
 
     /// A failure that concerns every target of the attempt.
-    fn attempt_failed(&mut self, failure: Failure, asked: u64) {
+    fn attempt_failed(&mut self, failure: &Failure, asked: Option<u64>) {
         self.status.pod = None;
-        if !failure.retryable || self.attempts() >= ATTEMPTS {
-            return self.finish(Some(failure));
+        for index in self.in_state(TargetState::Pushing) {
+            let entry = &mut self.status.targets[index];
+            entry.attempts += 1;
+            retry_or_fail(entry, failure, asked, self.now);
         }
-        self.status.failure = Some(failure);
-        self.settle(i64::try_from(asked).unwrap_or(LONGEST_WAIT));
+        if !failure.retryable || self.in_state(TargetState::Pending).is_empty() {
+            return self.finish(Some(failure.clone()));
+        }
+        self.status.failure = Some(failure.clone());
+        self.go_on();
     }
 
     /// After an attempt: done, or the next one at its time.
-    fn settle(&mut self, asked: i64) {
-        if self
-            .status
-            .targets
-            .iter()
-            .all(|t| t.state != TargetState::Pending)
-        {
-            return self.finish(None);
+    fn go_on(&mut self) {
+        if self.in_state(TargetState::Pending).is_empty() {
+            self.finish(None);
+        } else {
+            self.wait(None);
         }
-        let doublings = u32::try_from(self.attempts() - 1).unwrap_or(0).min(10);
-        let wait = (FIRST_WAIT << doublings)
-            .min(LONGEST_WAIT)
-            .max(asked.min(24 * 3600));
-        let at = self
-            .now
-            .checked_add(SignedDuration::from_secs(wait))
-            .unwrap_or(self.now);
-        self.status.next_attempt_at = Some(Time(at));
-        self.wait_until(at);
     }
 
     fn next_attempt(&mut self) {
+        if let Source::Ready { facts, .. } = &self.seen.source {
+            self.name_tags(facts);
+        }
         if self.seen.push.spec.suspend {
             self.waiting = Some((
                 "Suspended",
                 "No attempt begins while spec.suspend is true.".into(),
             ));
             return;
-        }
-        let due = self.status.next_attempt_at.as_ref().map(|time| time.0);
-        if let Some(at) = due.filter(|at| *at > self.now && !self.policies_changed()) {
-            return self.wait_until(at);
         }
         match &self.seen.source {
             Source::Waiting(text) => {
@@ -325,113 +306,194 @@ impl<'a> Pass<'a> {
             Source::Missing(text) => {
                 return self.finish(Some(Failure::new(Reason::SourceMissing, text.clone())));
             }
-            Source::Ready(source) => self.status.digest = source.digest.clone().or(self.status.digest.take()),
-        }
-        for entry in self
-            .status
-            .targets
-            .iter_mut()
-            .filter(|t| t.state == TargetState::Pending)
-        {
-            let origin = origin_of(&entry.repository);
-            if self.seen.forbidden.contains(&normal_origin(origin)) {
-                entry.state = TargetState::Failed;
-                let text = format!(
-                    "{origin} may not be pushed to: a RegistryPolicy denies it, or it is Slipway's own staging."
-                );
-                entry.failure = Some(Failure::new(Reason::OriginForbidden, text));
+            Source::Ready { from, .. } => {
+                self.status.digest = from.digest.clone().or(self.status.digest.take());
             }
         }
-        if self.planned().is_empty() {
+        self.refuse_forbidden_origins();
+        self.leave_tags_to_newer_builds();
+        if self.in_state(TargetState::Pending).is_empty() {
             return self.finish(None);
         }
-        for entry in &mut self.status.targets {
+        let mut busy = None;
+        let mut due = Vec::new();
+        for index in self.in_state(TargetState::Pending) {
+            let entry = &self.status.targets[index];
+            let later = entry.next_attempt_at.as_ref().is_some_and(|at| at.0 > self.now);
+            if later && entry.plain_http == is_plain(self.seen, &entry.repository) {
+                continue;
+            }
+            match rivals::writer(&self.seen.rivals, &entry.repository, &status::written_tags(entry)) {
+                Some(rival) => {
+                    busy = Some(format!(
+                        "{}: {} is writing a tag of it.",
+                        entry.repository, rival.name
+                    ));
+                }
+                None => due.push(index),
+            }
+        }
+        if due.is_empty() {
+            return self.wait(busy.as_deref());
+        }
+        for index in due {
+            let entry = &mut self.status.targets[index];
+            entry.state = TargetState::Pushing;
+            entry.next_attempt_at = None;
             entry.plain_http = is_plain(self.seen, &entry.repository);
         }
-        self.status.attempt += 1;
-        self.status.pod = Some(name(&self.seen.push, self.status.attempt));
-        self.status.next_attempt_at = None;
-        self.status.started_at.get_or_insert(Time(self.now));
+        self.begin_attempt();
         self.create();
     }
 
-    /// Whether a waiting target would be spoken to otherwise than in its latest attempt.
-    fn policies_changed(&self) -> bool {
-        let mut waiting = self
-            .status
-            .targets
-            .iter()
-            .filter(|t| t.state == TargetState::Pending);
-        waiting.any(|target| target.plain_http != is_plain(self.seen, &target.repository))
+    fn begin_attempt(&mut self) {
+        self.status.attempt += 1;
+        self.status.pod = Some(name(&self.seen.push, self.status.attempt));
+        self.status.started_at.get_or_insert(Time(self.now));
+        self.begins = true;
     }
 
-    fn create(&mut self) {
-        let Source::Ready(source) = &self.seen.source else {
-            return;
-        };
-        self.step = Step::CreatePod {
-            plan: Box::new(self.plan(source)),
-        };
-    }
-
-    fn plan(&self, source: &PushSource) -> PushPlan {
-        let targets = self
-            .seen
-            .push
-            .spec
-            .targets
-            .iter()
-            .map(|target| origin_of(&target.repository));
-        let origins: Vec<&str> = targets.chain([source.registry.as_str()]).collect();
-        let targets = self.planned().into_iter().map(|index| {
-            let target = &self.seen.push.spec.targets[index];
-            PushTarget {
-                repository: target.repository.clone(),
-                tags: target.tags.clone(),
-                credentials_dir: target.credentials_ref.as_ref().map(|_| target_credentials(index)),
-                tag_policy: target.tag_policy,
+    /// Fills in the templates of targets that have no tags yet; once filled they stay, whatever the day.
+    fn name_tags(&mut self, facts: &Facts) {
+        let mut facts = facts.clone();
+        if facts.build.is_none() {
+            let began = self.status.started_at.as_ref().map_or(self.now, |time| time.0);
+            facts.date = began.strftime("%Y%m%d").to_string();
+        }
+        let specs = &self.seen.push.spec.targets;
+        for (index, (entry, target)) in self.status.targets.iter_mut().zip(specs).enumerate() {
+            if entry.state != TargetState::Pending || !entry.tags.is_empty() {
+                continue;
             }
-        });
-        PushPlan {
-            source: source.clone(),
-            targets: targets.collect(),
-            registries: self.seen.registries.with_roots_of(&origins),
-            platforms: self
-                .seen
-                .push
-                .spec
-                .platforms
-                .iter()
-                .filter_map(|p| p.parse().ok())
-                .collect(),
+            match tags::of_target(target, index, &facts) {
+                Ok(names) => entry.tags = names.into_iter().map(tag).collect(),
+                Err(failure) => fail(entry, failure),
+            }
         }
     }
 
-    /// The targets of the next or running attempt: those still pending. The order is the specification's.
-    fn planned(&self) -> Vec<usize> {
-        (0..self.status.targets.len())
-            .filter(|index| self.status.targets[*index].state == TargetState::Pending)
+    fn refuse_forbidden_origins(&mut self) {
+        for index in self.in_state(TargetState::Pending) {
+            let entry = &mut self.status.targets[index];
+            let origin = origin_of(&entry.repository);
+            if self.seen.forbidden.contains(&normal_origin(origin)) {
+                let text = format!(
+                    "{origin} may not be pushed to: a RegistryPolicy denies it, or it is Slipway's own staging."
+                );
+                fail(entry, Failure::new(Reason::OriginForbidden, text));
+            }
+        }
+    }
+
+    /// Source: Launchpad, reference 1.8: an older build sends nothing, and that is no failure.
+    fn leave_tags_to_newer_builds(&mut self) {
+        for index in self.in_state(TargetState::Pending) {
+            let entry = &mut self.status.targets[index];
+            for tag in &mut entry.tags {
+                tag.superseded_by = rivals::newer_build(&self.seen.rivals, &entry.repository, &tag.name);
+            }
+            if !entry.tags.is_empty() && entry.tags.iter().all(|tag| tag.superseded_by.is_some()) {
+                entry.state = TargetState::Superseded;
+                entry.failure = None;
+                entry.next_attempt_at = None;
+            }
+        }
+    }
+
+    fn create(&mut self) {
+        if let Source::Ready { from, .. } = &self.seen.source {
+            let (targets, mode) = if self.ended {
+                (after::checked(&self.status), PushMode::Check)
+            } else if self.seen.push.spec.dry_run {
+                (self.in_state(TargetState::Pushing), PushMode::DryRun)
+            } else {
+                (self.in_state(TargetState::Pushing), PushMode::Write)
+            };
+            let plan = plan::plan(self.seen, mode, &self.status, from, &targets);
+            self.step = Step::CreatePod { plan: Box::new(plan) };
+        }
+    }
+
+    /// A push that ended well looks at its tags now and then, in a pod that has the Secrets.
+    fn look_at_tags(&mut self) {
+        self.next = Next::Done;
+        if self.status.pod.is_some() {
+            match attempt(self.seen) {
+                Attempt::NotBegun => return self.create(),
+                Attempt::Runs => {
+                    self.next = Next::Change;
+                    return;
+                }
+                Attempt::Reported(report) => {
+                    self.status.pod = None;
+                    after::take_check(&mut self.status, &report, self.now);
+                }
+                Attempt::Lost(failure) => self.check_failed(failure),
+            }
+        }
+        let Some(at) = after::next_check(&self.seen.push, &self.status) else {
+            return;
+        };
+        if at > self.now {
+            let wait = at.duration_since(self.now).unsigned_abs();
+            self.next = Next::After(wait + Duration::from_millis(10));
+        } else if matches!(self.seen.source, Source::Ready { .. }) {
+            self.next = Next::Change;
+            self.begin_attempt();
+            self.create();
+        }
+    }
+
+    fn check_failed(&mut self, failure: Failure) {
+        self.status.pod = None;
+        self.status.checked_at = Some(Time(self.now));
+        self.status.check_failure = Some(failure);
+    }
+
+    fn in_state(&self, state: TargetState) -> Vec<usize> {
+        let all = self.status.targets.iter().enumerate();
+        all.filter(|(_, target)| target.state == state)
+            .map(|(index, _)| index)
             .collect()
     }
 
-    fn wait_until(&mut self, at: Timestamp) {
-        let failure = self.status.failure.as_ref().or_else(|| {
-            self.status
-                .targets
-                .iter()
-                .filter(|t| t.state == TargetState::Pending)
-                .find_map(|t| t.failure.as_ref())
-        });
-        let (reason, message) = failure.map_or(("Waiting", ""), |f| (f.reason.as_str(), f.message.as_str()));
-        self.waiting = Some((
-            reason,
-            format!(
-                "The next attempt begins at {}: {message}",
-                at.strftime("%Y-%m-%dT%H:%M:%SZ")
-            ),
-        ));
-        let wait = at.duration_since(self.now).unsigned_abs();
-        self.next = Next::After(wait + Duration::from_millis(10));
+    fn pending(&self) -> impl Iterator<Item = &TargetStatus> {
+        self.status
+            .targets
+            .iter()
+            .filter(|target| target.state == TargetState::Pending)
+    }
+
+    /// Nothing is due: until a time, or until somebody else has written a tag.
+    fn wait(&mut self, busy: Option<&str>) {
+        let failing = self.pending().find(|target| target.failure.is_some());
+        let at = earliest(&self.status.targets);
+        self.waiting = match (busy, failing, &at) {
+            (None, Some(target), Some(at)) => {
+                let failure = target.failure.as_ref();
+                let (reason, message) = failure.map_or(("Waiting", ""), |f| (f.reason.as_str(), &f.message));
+                let time = at.0.strftime("%Y-%m-%dT%H:%M:%SZ");
+                Some((
+                    reason,
+                    format!(
+                        "The next attempt begins at {time}: {}: {message}",
+                        target.repository
+                    ),
+                ))
+            }
+            (Some(busy), ..) => Some(("Waiting", format!("Waiting for its turn: {busy}"))),
+            _ => Some(("Waiting", "Waiting for its turn.".to_owned())),
+        };
+        if let Some(at) = at {
+            let wait = at.0.duration_since(self.now);
+            self.next = if wait.is_positive() {
+                Next::After(wait.unsigned_abs() + Duration::from_millis(10))
+            } else {
+                Next::Now
+            };
+        } else if busy.is_none() {
+            self.next = Next::Now;
+        }
     }
 
     fn delete(&mut self, pod: &SeenPod) {
@@ -446,18 +508,16 @@ impl<'a> Pass<'a> {
 
     fn finish(&mut self, failure: Option<Failure>) {
         self.ended = true;
+        self.begins = false;
         self.waiting = None;
         self.status.pod = None;
-        self.status.next_attempt_at = None;
         self.status.finished_at = Some(Time(self.now));
         if failure.is_some() {
-            for entry in self
-                .status
-                .targets
-                .iter_mut()
-                .filter(|t| t.state == TargetState::Pending)
-            {
-                entry.state = TargetState::Failed;
+            for entry in &mut self.status.targets {
+                if matches!(entry.state, TargetState::Pending | TargetState::Pushing) {
+                    entry.state = TargetState::Failed;
+                    entry.next_attempt_at = None;
+                }
             }
         }
         self.status.failure = failure;
@@ -465,13 +525,14 @@ impl<'a> Pass<'a> {
     }
 
     fn end(mut self) -> Decision {
-        let done = self
-            .status
-            .targets
-            .iter()
-            .filter(|t| t.state == TargetState::Pushed)
-            .count();
-        self.status.progress = format!("{done}/{}", self.status.targets.len());
+        let done = self.status.targets.iter().filter(|target| {
+            matches!(
+                target.state,
+                TargetState::Pushed | TargetState::Planned | TargetState::Superseded
+            )
+        });
+        self.status.progress = format!("{}/{}", done.count(), self.status.targets.len());
+        self.status.next_attempt_at = earliest(&self.status.targets);
         self.status.conditions = status::conditions(&self.status, self.ended, self.waiting.as_ref()).merge(
             self.seen
                 .push
@@ -485,35 +546,18 @@ impl<'a> Pass<'a> {
             status: self.status,
             step: self.step,
             next: self.next,
+            begins: self.begins,
         }
     }
 }
 
-/// The failure of an attempt whose pod somebody took away.
-fn deleted() -> Failure {
-    Failure::new(
-        Reason::PushPodFailed,
-        "The push's pod was deleted before it reported.",
-    )
-}
-
-/// Whether policies let this target be spoken to without TLS.
-fn is_plain(seen: &Observed, repository: &str) -> bool {
-    seen.registries
-        .plain_http
-        .iter()
-        .any(|origin| origin == origin_of(repository))
-}
-
-fn origin_of(repository: &str) -> &str {
-    repository.split('/').next().unwrap_or_default()
-}
-
-/// The pod of the latest attempt while it runs.
-fn live(seen: &Observed) -> Option<&SeenPod> {
-    seen.pod
-        .as_ref()
-        .filter(|pod| !pod.ended && !matches!(pod.container(PUSH), Container::Ended { .. }))
+fn tag(name: String) -> TagStatus {
+    TagStatus {
+        name,
+        previous: None,
+        drifted_to: None,
+        superseded_by: None,
+    }
 }
 
 #[cfg(test)]

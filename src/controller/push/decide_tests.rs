@@ -7,10 +7,15 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    agent::{plan::Registries, report::TargetReport},
+    agent::{
+        plan::{PushSource, Registries},
+        report::{self, RefusedPart, TargetReport},
+    },
     api::v1alpha1::RegistryPush,
+    controller::push::pod::PUSH,
     image::Digest,
-    registry::BlobCounters,
+    kubernetes::pod::Container,
+    registry::{BlobCounters, ReferrerCounters},
 };
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -36,12 +41,18 @@ fn observed(targets: &[&str]) -> Observed {
     };
     Observed {
         push: Arc::new(push),
-        source: Source::Ready(source),
+        source: Source::Ready {
+            from: Box::new(source),
+            facts: Box::default(),
+        },
         pod: None,
         pod_was_seen: false,
         mount_trouble: None,
         registries: Registries::default(),
         forbidden: vec!["denied.test".into()],
+        build: None,
+        upload_request: None,
+        rivals: Vec::new(),
     }
 }
 
@@ -68,13 +79,20 @@ fn edited(seen: &Observed, edit: impl Fn(&mut RegistryPush)) -> Observed {
 fn reported(seen: &Observed, targets: Vec<Option<Failure>>) -> Observed {
     let targets = targets.into_iter().map(|failure| TargetReport {
         failure,
+        digest: None,
         retry_after_seconds: None,
+        errors: Vec::new(),
+        refused: None,
         blobs: BlobCounters::default(),
+        referrers: ReferrerCounters::default(),
+        requests: Vec::new(),
+        requests_omitted: 0,
         previous: vec![None],
     });
     let report = PushReport {
         digest: Some(Digest::of(b"root")),
         failure: None,
+        referrers: Vec::new(),
         targets: targets.collect(),
     };
     let message = serde_json::to_string(&report).unwrap();
@@ -167,10 +185,7 @@ fn what_the_registry_refuses_is_not_tried_again_by_itself_but_on_request() {
         NOW,
     );
     assert!(matches!(asked.step, Step::CreatePod { .. }));
-    assert_eq!(
-        (asked.status.attempt, asked.status.attempts_before_request),
-        (2, 1)
-    );
+    assert_eq!((asked.status.attempt, asked.status.targets[0].attempts), (2, 0));
 }
 
 #[test]
@@ -221,4 +236,478 @@ fn a_policy_that_changes_how_a_registry_is_spoken_to_ends_the_wait() {
     assert_eq!(decide(&waiting, NOW).step, Step::Nothing);
     waiting.registries.plain_http = vec!["one.test".into()];
     assert!(matches!(decide(&waiting, NOW).step, Step::CreatePod { .. }));
+}
+
+fn targets(seen: &Observed) -> Vec<TargetStatus> {
+    seen.push.status.as_ref().unwrap().targets.clone()
+}
+
+fn planned(decision: &Decision) -> Vec<String> {
+    let Step::CreatePod { plan } = &decision.step else {
+        return Vec::new();
+    };
+    plan.targets
+        .iter()
+        .map(|target| target.repository.clone())
+        .collect()
+}
+
+/// The pass after the running attempt ended with these failures, in the order of its targets.
+fn ended_with(seen: &Observed, failures: Vec<Option<Failure>>) -> Observed {
+    let reported = reported(seen, failures);
+    Observed {
+        pod: None,
+        ..after(&reported, &decide(&reported, NOW))
+    }
+}
+
+fn in_seconds(seconds: i64) -> Timestamp {
+    NOW + SignedDuration::from_secs(seconds)
+}
+
+#[test]
+fn each_target_has_its_own_waits_and_its_own_time() {
+    let seen = observed(&["one.test/a", "two.test/a", "three.test/a"]);
+    let seen = after(&seen, &decide(&seen, NOW));
+    let first = ended_with(&seen, vec![Some(down()), None, Some(down())]);
+    let second = decide(&first, in_seconds(6));
+    assert_eq!(planned(&second), ["one.test/a", "three.test/a"]);
+    let second = after(&first, &second);
+    // One fails again and waits twice as long; the other is done.
+    let third = ended_with(&second, vec![Some(down()), None]);
+    let states: Vec<_> = targets(&third).iter().map(|t| (t.state, t.attempts)).collect();
+    assert_eq!(
+        states,
+        [
+            (TargetState::Pending, 2),
+            (TargetState::Pushed, 1),
+            (TargetState::Pushed, 2)
+        ]
+    );
+    let at = targets(&third)[0].next_attempt_at.clone();
+    assert_eq!(at, Some(Time(in_seconds(10))));
+    let status = third.push.status.as_ref().unwrap();
+    assert_eq!((&status.next_attempt_at, status.progress.as_str()), (&at, "2/3"));
+    assert!(planned(&decide(&third, in_seconds(9))).is_empty());
+    assert_eq!(planned(&decide(&third, in_seconds(10))), ["one.test/a"]);
+}
+
+#[test]
+fn a_registry_s_own_wish_counts_for_its_target_only() {
+    let seen = observed(&["one.test/a", "two.test/a"]);
+    let seen = after(&seen, &decide(&seen, NOW));
+    let mut reported = reported(&seen, vec![Some(down()), Some(down())]);
+    let Some(Container::Ended { message, .. }) =
+        reported.pod.as_mut().and_then(|pod| pod.containers.get_mut(PUSH))
+    else {
+        panic!("no report")
+    };
+    let mut report: PushReport = report::read(message).unwrap();
+    report.targets[1].retry_after_seconds = Some(3600);
+    *message = serde_json::to_string(&report).unwrap();
+    let waits: Vec<_> = decide(&reported, NOW)
+        .status
+        .targets
+        .iter()
+        .map(|target| target.next_attempt_at.clone())
+        .collect();
+    assert_eq!(waits, [Some(Time(in_seconds(5))), Some(Time(in_seconds(3600)))]);
+}
+
+#[rstest::rstest]
+#[case::no_answer(Reason::RegistryUnavailable, 1, TargetState::Pending)]
+#[case::no_answer_for_hours(Reason::RegistryUnavailable, 30, TargetState::Failed)]
+#[case::served_something_else(Reason::VerificationFailed, 1, TargetState::Pending)]
+#[case::served_something_else_twice(Reason::VerificationFailed, 2, TargetState::Failed)]
+#[case::slow_down(Reason::RateLimited, 1, TargetState::Pending)]
+#[case::refused(Reason::PushDenied, 1, TargetState::Failed)]
+#[case::immutable(Reason::TagImmutable, 1, TargetState::Failed)]
+fn whether_a_target_is_tried_again_depends_on_the_class_of_its_error(
+    #[case] reason: Reason,
+    #[case] attempts: i32,
+    #[case] expected: TargetState,
+) {
+    let seen = observed(&["one.test/a"]);
+    let mut seen = after(&seen, &decide(&seen, NOW));
+    let mut push = (*seen.push).clone();
+    push.status.as_mut().unwrap().targets[0].attempts = attempts - 1;
+    seen.push = Arc::new(push);
+    let ended = ended_with(&seen, vec![Some(Failure::new(reason, "no"))]);
+    assert_eq!(targets(&ended)[0].state, expected);
+}
+
+#[test]
+fn a_pod_that_is_lost_costs_its_own_targets_an_attempt_and_no_other() {
+    let seen = observed(&["one.test/a", "two.test/a"]);
+    let seen = after(&seen, &decide(&seen, NOW));
+    let seen = ended_with(&seen, vec![None, Some(down())]);
+    let again = decide(&seen, in_seconds(6));
+    let lost = Observed {
+        pod_was_seen: true,
+        ..after(&seen, &again)
+    };
+    let decision = decide(&lost, in_seconds(7));
+    let entries: Vec<_> = decision
+        .status
+        .targets
+        .iter()
+        .map(|t| (t.state, t.attempts))
+        .collect();
+    assert_eq!(entries, [(TargetState::Pushed, 1), (TargetState::Pending, 2)]);
+    let reason = decision.status.targets[1].failure.as_ref().unwrap().reason;
+    assert_eq!(reason, Reason::PushPodFailed);
+}
+
+fn rival(newer_build: Option<&str>, writing: bool) -> rivals::Rival {
+    rivals::Rival {
+        name: "push \"q\"".into(),
+        newer_build: newer_build.map(ToOwned::to_owned),
+        targets: vec![rivals::RivalTarget {
+            repository: "one.test/a".into(),
+            tags: vec!["edge".into()],
+            writing,
+        }],
+    }
+}
+
+#[test]
+fn a_target_whose_tag_is_being_written_waits_for_its_turn_and_the_others_do_not() {
+    let mut seen = observed(&["one.test/a", "two.test/a"]);
+    seen.rivals = vec![rival(None, true)];
+    let decision = decide(&seen, NOW);
+    assert!(decision.begins);
+    assert_eq!(planned(&decision), ["two.test/a"]);
+    let seen = after(&seen, &decision);
+    let waiting = ended_with(&seen, vec![None]);
+    let decision = decide(&waiting, NOW);
+    assert_eq!((&decision.step, decision.next), (&Step::Nothing, Next::Change));
+    let succeeded = decision
+        .status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == condition::SUCCEEDED)
+        .unwrap();
+    assert!(
+        succeeded.message.contains("one.test/a: push \"q\""),
+        "{}",
+        succeeded.message
+    );
+    let free = Observed {
+        rivals: vec![rival(None, false)],
+        ..waiting
+    };
+    assert_eq!(planned(&decide(&free, NOW)), ["one.test/a"]);
+}
+
+#[test]
+fn tags_of_a_newer_build_are_left_to_it_and_where_none_is_left_nothing_is_sent() {
+    let mut seen = observed(&["one.test/a", "two.test/a"]);
+    seen.rivals = vec![rival(Some("web-8"), false)];
+    let decision = decide(&seen, NOW);
+    assert_eq!(planned(&decision), ["two.test/a"]);
+    let first = &decision.status.targets[0];
+    assert_eq!(first.state, TargetState::Superseded);
+    assert_eq!(first.tags[0].superseded_by.as_deref(), Some("web-8"));
+
+    let mut alone = observed(&["one.test/a"]);
+    alone.rivals = vec![rival(Some("web-8"), true)];
+    let decision = decide(&alone, NOW);
+    assert_eq!((&decision.step, decision.next), (&Step::Nothing, Next::Done));
+    let conditions = &decision.status.conditions;
+    assert!(condition::is_true(conditions, condition::SUCCEEDED));
+    assert!(
+        conditions
+            .iter()
+            .any(|c| c.reason == "Superseded" && c.message.contains("web-8"))
+    );
+}
+
+#[test]
+fn a_newer_build_takes_one_tag_and_the_others_are_still_written() {
+    let seen = edited(&observed(&["one.test/a"]), |push| {
+        push.spec.targets[0].tags = vec!["edge".into(), "v1".into()];
+    });
+    let seen = Observed {
+        rivals: vec![rival(Some("web-8"), false)],
+        ..seen
+    };
+    let Step::CreatePod { plan } = decide(&seen, NOW).step else {
+        panic!("no pod")
+    };
+    assert_eq!(plan.targets[0].tags, ["v1"]);
+}
+
+#[test]
+fn a_dry_run_lists_and_a_changed_mind_pushes() {
+    let dry = edited(&observed(&["one.test/a"]), |push| push.spec.dry_run = true);
+    let decision = decide(&dry, NOW);
+    let Step::CreatePod { plan } = &decision.step else {
+        panic!("no pod")
+    };
+    assert_eq!(plan.mode, PushMode::DryRun);
+    let planned = ended_with(&after(&dry, &decision), vec![None]);
+    assert_eq!(targets(&planned)[0].state, TargetState::Planned);
+    assert_eq!(decide(&planned, NOW).step, Step::Nothing);
+    let meant = edited(&planned, |push| push.spec.dry_run = false);
+    let Step::CreatePod { plan } = decide(&meant, NOW).step else {
+        panic!("no pod")
+    };
+    assert_eq!(plan.mode, PushMode::Write);
+}
+
+#[test]
+fn a_tag_that_cannot_be_made_fails_its_target_by_field_and_no_other() {
+    let seen = edited(&observed(&["one.test/a", "two.test/a"]), |push| {
+        push.spec.targets[0].tags = vec!["{platform}".into()];
+        push.spec.targets[1].tags = vec!["{date}-{risk}".into()];
+    });
+    let decision = decide(&seen, NOW);
+    let failure = decision.status.targets[0].failure.as_ref().unwrap();
+    assert_eq!(failure.reason, Reason::TargetInvalid);
+    assert!(
+        failure.message.starts_with("spec.targets[0].tags[0]"),
+        "{}",
+        failure.message
+    );
+    let Step::CreatePod { plan } = &decision.step else {
+        panic!("no pod")
+    };
+    assert_eq!(plan.targets[0].tags, ["19700101-edge"]);
+    // The day goes on; the tag stays.
+    let seen = ended_with(&after(&seen, &decision), vec![Some(down())]);
+    let Step::CreatePod { plan } = decide(&seen, NOW + SignedDuration::from_hours(48)).step else {
+        panic!("no pod")
+    };
+    assert_eq!(plan.targets[0].tags, ["19700101-edge"]);
+}
+
+#[test]
+fn what_a_tag_pointed_to_before_is_kept_over_attempts() {
+    let mut entry = status::pending(&observed(&["one.test/a"]).push.spec.targets[0]);
+    entry.tags = vec![tag("edge".into())];
+    let report = |previous: &[u8]| TargetReport {
+        failure: None,
+        digest: None,
+        retry_after_seconds: None,
+        errors: Vec::new(),
+        refused: None,
+        blobs: BlobCounters::default(),
+        referrers: ReferrerCounters::default(),
+        requests: Vec::new(),
+        requests_omitted: 0,
+        previous: vec![Some(Digest::of(previous))],
+    };
+    let ours = Digest::of(b"ours");
+    status::take_report(&mut entry, &report(b"before"), Some(&ours), false, NOW);
+    status::take_report(&mut entry, &report(b"ours"), Some(&ours), false, NOW);
+    assert_eq!(entry.tags[0].previous, Some(Digest::of(b"before")));
+}
+
+#[test]
+fn an_upload_request_of_its_build_starts_what_failed_and_only_once() {
+    let seen = observed(&["one.test/a", "two.test/a"]);
+    let seen = after(&seen, &decide(&seen, NOW));
+    let failed = ended_with(&seen, vec![None, Some(Failure::new(Reason::PushDenied, "no"))]);
+    let asked = Observed {
+        upload_request: Some("now".into()),
+        ..failed
+    };
+    let again = decide(&asked, NOW);
+    assert_eq!(planned(&again), ["two.test/a"]);
+    let denied = ended_with(
+        &after(&asked, &again),
+        vec![Some(Failure::new(Reason::PushDenied, "no"))],
+    );
+    assert_eq!(decide(&denied, NOW).step, Step::Nothing);
+}
+
+#[rstest::rstest]
+#[case::blob(
+    Some(RefusedPart::Blob(Digest::of(b"x"))),
+    "Upload of sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881 for team/app failed"
+)]
+#[case::manifest(
+    Some(RefusedPart::Manifest),
+    "Failed to upload manifest for web (one.test) in web-7"
+)]
+#[case::index(
+    Some(RefusedPart::Index),
+    "Failed to upload manifest of manifests for web (one.test)"
+)]
+#[case::anything_else(None, "no answer")]
+fn the_summary_of_an_error_says_what_launchpad_says(
+    #[case] refused: Option<RefusedPart>,
+    #[case] expected: &str,
+) {
+    let facts = Facts {
+        build: Some(tags::BuildFacts {
+            recipe: "web".into(),
+            name: "web-7".into(),
+            ..tags::BuildFacts::default()
+        }),
+        ..Facts::default()
+    };
+    let mut seen = observed(&["one.test/team/app"]);
+    if let Source::Ready { facts: known, .. } = &mut seen.source {
+        **known = facts;
+    }
+    let report = TargetReport {
+        failure: Some(Failure::new(Reason::RegistryUnavailable, "no answer")),
+        digest: None,
+        retry_after_seconds: None,
+        errors: Vec::new(),
+        refused,
+        blobs: BlobCounters::default(),
+        referrers: ReferrerCounters::default(),
+        requests: Vec::new(),
+        requests_omitted: 0,
+        previous: Vec::new(),
+    };
+    let summary = status::error_summary(&seen.push, &seen.source, "one.test/team/app", &report);
+    assert_eq!(summary, expected);
+}
+
+fn built() -> Arc<crate::api::v1alpha1::OCIRecipeBuild> {
+    let (image, record) = (Digest::of(b"root"), Digest::of(b"record"));
+    Arc::new(
+        serde_json::from_value(json!({
+            "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild",
+            "metadata": { "name": "web-7", "namespace": "demo", "uid": "b-uid" },
+            "spec": { "recipeRef": { "name": "web" } },
+            "status": {
+                "phase": "FullyBuilt",
+                "platforms": [{ "platform": "linux/amd64", "state": "Built", "record": record }],
+                "image": { "reference": "s/a@b", "digest": image, "mediaType": "x", "layerBytes": 1 },
+            },
+        }))
+        .unwrap(),
+    )
+}
+
+#[test]
+fn a_target_that_serves_a_build_s_image_gets_one_receipt_while_others_still_wait() {
+    let mut seen = observed(&["one.test/a", "two.test/a"]);
+    seen.build = Some(built());
+    let seen = after(&seen, &decide(&seen, NOW));
+    let reported = reported(&seen, vec![None, Some(down())]);
+    let decision = decide(&reported, NOW);
+    let Step::PutReceipt(due) = &decision.step else {
+        panic!("no receipt")
+    };
+    assert_eq!((due.target, due.tag.as_str()), (0, "receipt-b-uid-12345678-0-0"));
+    assert_eq!(due.receipt.records, [Digest::of(b"record")]);
+    assert_eq!(due.receipt.tags[0].name, "edge");
+    let mut written = after(&reported, &decision);
+    let mut push = (*written.push).clone();
+    push.status.as_mut().unwrap().targets[0].receipt = Some(Digest::of(b"receipt"));
+    written.push = Arc::new(push);
+    written.pod = None;
+    assert_eq!(decide(&written, NOW).step, Step::Nothing);
+}
+
+/// An uploaded push whose tags are looked at every minute, and the pass at which that is due.
+fn checking() -> (Observed, Decision) {
+    let seen = edited(&uploaded(), |push| push.spec.check_every_seconds = Some(60));
+    let waiting = decide(&seen, in_seconds(1));
+    assert_eq!(waiting.step, Step::Nothing);
+    assert!(matches!(waiting.next, Next::After(_)));
+    let seen = after(&seen, &waiting);
+    let due = decide(&seen, in_seconds(60));
+    (after(&seen, &due), due)
+}
+
+fn looked(seen: &Observed, found: Option<&[u8]>) -> Decision {
+    let mut reported = reported(seen, vec![None]);
+    let Some(Container::Ended { message, .. }) =
+        reported.pod.as_mut().and_then(|pod| pod.containers.get_mut(PUSH))
+    else {
+        panic!("no report")
+    };
+    let mut report: PushReport = report::read(message).unwrap();
+    report.digest = None;
+    report.targets[0].previous = vec![found.map(Digest::of)];
+    *message = serde_json::to_string(&report).unwrap();
+    decide(&reported, in_seconds(61))
+}
+
+#[test]
+fn a_push_that_ended_looks_at_its_tags_when_it_is_asked_to_and_not_in_between() {
+    let (seen, due) = checking();
+    let Step::CreatePod { plan } = &due.step else {
+        panic!("no pod")
+    };
+    assert_eq!(
+        (plan.mode, plan.targets[0].tags.as_slice()),
+        (PushMode::Check, &["edge".to_owned()][..])
+    );
+    assert!(condition::is_true(&due.status.conditions, condition::SUCCEEDED));
+    let same = looked(&seen, Some(b"root"));
+    assert_eq!((&same.step, same.status.pod.as_ref()), (&Step::Nothing, None));
+    assert!(condition::is_true(&same.status.conditions, condition::READY));
+    assert!(
+        same.status
+            .conditions
+            .iter()
+            .any(|c| c.type_ == condition::DRIFTED && c.status == "False")
+    );
+    let seen = Observed {
+        pod: None,
+        ..after(&seen, &same)
+    };
+    assert_eq!(decide(&seen, in_seconds(120)).step, Step::Nothing);
+    assert!(matches!(
+        decide(&seen, in_seconds(121)).step,
+        Step::CreatePod { .. }
+    ));
+}
+
+#[rstest::rstest]
+#[case::moved(Some(&b"other"[..]), "points to sha256:")]
+#[case::gone(None, "points to nothing")]
+fn a_tag_that_was_moved_is_told_and_set_again_on_request(#[case] found: Option<&[u8]>, #[case] says: &str) {
+    let (seen, _) = checking();
+    let drifted = looked(&seen, found);
+    let conditions = &drifted.status.conditions;
+    assert!(condition::is_true(conditions, condition::DRIFTED));
+    assert!(condition::is_true(conditions, condition::SUCCEEDED));
+    let ready = conditions.iter().find(|c| c.type_ == condition::READY).unwrap();
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_str()),
+        ("False", "TagMoved")
+    );
+    assert!(
+        ready.message.contains("one.test/a:edge") && ready.message.contains(says),
+        "{}",
+        ready.message
+    );
+    let seen = Observed {
+        pod: None,
+        ..after(&seen, &drifted)
+    };
+    let asked = edited(&seen, |push| {
+        push.metadata.annotations =
+            Some([(crate::api::REQUEST_ANNOTATION.to_owned(), "again".to_owned())].into());
+    });
+    let Step::CreatePod { plan } = decide(&asked, in_seconds(62)).step else {
+        panic!("no pod")
+    };
+    assert_eq!(plan.mode, PushMode::Write);
+}
+
+#[test]
+fn a_look_that_tells_nothing_changes_nothing_but_says_so() {
+    let (seen, _) = checking();
+    let lost = Observed {
+        pod_was_seen: true,
+        ..seen
+    };
+    let decision = decide(&lost, in_seconds(61));
+    let conditions = &decision.status.conditions;
+    assert!(condition::is_true(conditions, condition::READY));
+    let drifted = conditions.iter().find(|c| c.type_ == condition::DRIFTED).unwrap();
+    assert_eq!(
+        (drifted.status.as_str(), drifted.reason.as_str()),
+        ("Unknown", "PushPodFailed")
+    );
+    assert_eq!(decision.status.targets[0].state, TargetState::Pushed);
 }

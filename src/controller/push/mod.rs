@@ -1,8 +1,12 @@
 //! Pushes: one image to its targets, each attempt a pod of its own.
 
+pub mod after;
+mod attempt;
 pub mod decide;
 pub mod observe;
+mod plan;
 pub mod pod;
+pub mod rivals;
 pub mod status;
 mod tags;
 
@@ -16,6 +20,7 @@ use super::{
     context::{Context, about},
     error::Error,
     metrics::{Controller, Outcome},
+    next::Next,
     pod_parts,
 };
 use crate::{
@@ -26,6 +31,7 @@ use crate::{
             RegistryPush, RegistryPushSpec, RegistryPushStatus, condition,
         },
     },
+    image::Digest,
     kubernetes::{cluster::ClusterError, watches::key},
 };
 
@@ -42,24 +48,43 @@ pub async fn reconcile(push: Arc<RegistryPush>, context: Arc<Context>) -> Result
     else {
         return Ok(Action::await_change());
     };
-    let observed = observe::observe(push, &context).await;
+    let mut observed = observe::observe(push, &context).await;
     let mut decision = decide(&observed, Timestamp::now());
+    let mut beginning = None;
+    if decision.begins {
+        // Nobody else begins between this look at the others and the written status.
+        beginning = Some(context.push_beginnings.lock().await);
+        observed = observe::observe(observed.push, &context).await;
+        decision = decide(&observed, Timestamp::now());
+    }
     if let Some(pod) = &decision.status.pod {
         context.pod_begun(pod);
     }
     let push = publish(&observed.push, &decision.status, &context).await?;
-    if let Err(error) = apply(&push, &decision, &context).await {
-        let Error::Cluster(ClusterError::Api { source, .. }) = &error else {
-            return Err(error);
-        };
-        let kube::Error::Api(answer) = source.as_ref() else {
-            return Err(error);
-        };
-        if !matches!(answer.code, 400 | 403 | 413 | 422) {
-            return Err(error);
+    drop(beginning);
+    match apply(&push, &decision, &context).await {
+        Ok(Applied::Nothing) => {}
+        Ok(Applied::Receipt { target, digest }) => {
+            // The effect comes before the status: written twice, it is the same receipt.
+            if let Some(entry) = decision.status.targets.get_mut(target) {
+                entry.receipt = Some(digest);
+            }
+            publish(&push, &decision.status, &context).await?;
+            decision.next = Next::Now;
         }
-        decision = decide::refused(&observed, decision, &answer.message, Timestamp::now());
-        publish(&push, &decision.status, &context).await?;
+        Err(error) => {
+            let Error::Cluster(ClusterError::Api { source, .. }) = &error else {
+                return Err(error);
+            };
+            let kube::Error::Api(answer) = source.as_ref() else {
+                return Err(error);
+            };
+            if !matches!(answer.code, 400 | 403 | 413 | 422) {
+                return Err(error);
+            }
+            decision = decide::refused(&observed, decision, &answer.message, Timestamp::now());
+            publish(&push, &decision.status, &context).await?;
+        }
     }
     let acted = decision.step != Step::Nothing || observed.push.status.as_ref() != Some(&decision.status);
     context.metrics.passed(
@@ -98,7 +123,17 @@ async fn publish(
     Ok(written)
 }
 
-async fn apply(push: &RegistryPush, decision: &decide::Decision, context: &Context) -> Result<(), Error> {
+/// What a step left to be written down.
+enum Applied {
+    Nothing,
+    Receipt { target: usize, digest: Digest },
+}
+
+async fn apply(
+    push: &RegistryPush,
+    decision: &decide::Decision,
+    context: &Context,
+) -> Result<Applied, Error> {
     let namespace = push.namespace().unwrap_or_default();
     match &decision.step {
         Step::Nothing => {}
@@ -111,6 +146,13 @@ async fn apply(push: &RegistryPush, decision: &decide::Decision, context: &Conte
                 }
             }
         }
+        Step::PutReceipt(due) => {
+            let digest = context.staging.put_receipt(&namespace, due).await?;
+            return Ok(Applied::Receipt {
+                target: due.target,
+                digest,
+            });
+        }
         Step::DeletePod { name, uid } => {
             context
                 .cluster
@@ -118,7 +160,7 @@ async fn apply(push: &RegistryPush, decision: &decide::Decision, context: &Conte
                 .await?;
         }
     }
-    Ok(())
+    Ok(Applied::Nothing)
 }
 
 /// The name of the push that a build makes for one of its recipe's rules.
@@ -138,31 +180,12 @@ pub fn name_of_rule(build: &OCIRecipeBuild, rule: usize) -> String {
 
 /// The push that a build makes for one of its recipe's rules.
 pub fn of_rule(build: &OCIRecipeBuild, status: &OCIRecipeBuildStatus, rule: usize) -> Option<RegistryPush> {
-    let inputs = status.inputs.as_ref()?;
-    let push_rule = inputs.recipe.push_rules.get(rule)?;
+    let push_rule = status.push_rules().nth(rule)?;
     let recipe = build
         .spec
         .recipe_ref
         .as_ref()
         .map_or_else(|| build.name_any(), |r| r.name.clone());
-    let facts = tags::Facts {
-        reference: inputs
-            .recipe
-            .source
-            .git
-            .as_ref()
-            .and_then(|git| git.reference.as_deref()),
-        commit: status
-            .revision
-            .as_ref()
-            .map(|revision| revision.revision.as_str()),
-        recipe: &recipe,
-        build: &build.name_any(),
-        date: status
-            .finished_at
-            .as_ref()
-            .map_or_else(String::new, |time| time.0.strftime("%Y%m%d").to_string()),
-    };
     let build_name = build.name_any();
     let labels = [
         (BUILD_LABEL, build_name.as_str()),
@@ -178,11 +201,15 @@ pub fn of_rule(build: &OCIRecipeBuild, status: &OCIRecipeBuildStatus, rule: usiz
         },
         targets: vec![PushTargetSpec {
             repository: push_rule.repository.clone(),
-            tags: tags::of_rule(&push_rule.tags, &facts),
+            tags: push_rule.tags.clone(),
+            risk: push_rule.risk,
             credentials_ref: push_rule.credentials_ref.clone(),
             tag_policy: push_rule.tag_policy,
+            publish: push_rule.publish,
         }],
         platforms: Vec::new(),
+        dry_run: false,
+        check_every_seconds: push_rule.check_every_seconds,
         suspend: false,
         cancel: false,
     };

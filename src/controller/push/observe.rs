@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use kube::ResourceExt as _;
 
+use super::{
+    rivals::{self, Rival},
+    tags::{BuildFacts, Facts},
+};
 use crate::{
     agent::plan::{PushSource, Registries},
-    api::v1alpha1::{BuildPhase, RegistryPush},
-    controller::context::Context,
+    api::v1alpha1::{BuildPhase, OCIRecipeBuild, RegistryPush, condition},
+    controller::{context::Context, request},
     image::Digest,
     kubernetes::pod::SeenPod,
     registry::normal_origin,
@@ -34,13 +38,24 @@ pub struct Observed {
     /// Origins that are neither read from nor pushed to: those that policies deny, and staging, which only
     /// builds write to and only `buildRef` reads.
     pub forbidden: Vec<String>,
+    /// The build whose image is pushed, if it is one's.
+    pub build: Option<Arc<OCIRecipeBuild>>,
+    /// The upload request that the build which made it has accepted.
+    pub upload_request: Option<String>,
+    /// Other pushes that name a repository of this one's; none once it has ended.
+    pub rivals: Vec<Rival>,
 }
 
 /// What a push pushes, as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// It can be read.
-    Ready(PushSource),
+    Ready {
+        /// Where.
+        from: Box<PushSource>,
+        /// What its tags may name.
+        facts: Box<Facts>,
+    },
     /// The build is not there, or not ended yet.
     Waiting(String),
     /// The build has ended and has no image.
@@ -66,7 +81,25 @@ pub async fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
     if from_staging && target.plain_http && !registries.plain_http.contains(&target.registry) {
         registries.plain_http.push(target.registry.clone());
     }
+    let upload_request = upload_request(&push, context);
+    let ended = push.status.as_ref().is_some_and(|status| {
+        status.observed_generation == push.metadata.generation
+            && condition::is_true(&status.conditions, condition::FINISHED)
+            && status.last_handled_request.as_deref() == request::of(&*push)
+            && (upload_request.is_none() || status.last_handled_upload_request == upload_request)
+    });
+    let build = |push: &RegistryPush| {
+        let name = push.spec.source.build_ref.as_ref()?.name.clone();
+        context.build(&push.namespace().unwrap_or_default(), &name)
+    };
+    let rivals = if ended {
+        Vec::new()
+    } else {
+        rivals::of(&push, context.all_pushes(), build)
+    };
+    let own_build = build(&push);
     Observed {
+        build: own_build,
         source: source(&push, &namespace, &forbidden, context),
         pod_was_seen: name.is_some_and(|name| context.was_pod_seen(&name)),
         mount_trouble: pod
@@ -75,39 +108,28 @@ pub async fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
         pod,
         registries,
         forbidden,
+        upload_request,
+        rivals,
         push,
     }
 }
 
+fn upload_request(push: &RegistryPush, context: &Context) -> Option<String> {
+    let namespace = push.namespace()?;
+    let owners = push.owner_references().iter();
+    let mut builds = owners.filter_map(|owner| {
+        let build = context.build(&namespace, &owner.name)?;
+        (build.uid().as_ref() == Some(&owner.uid)).then_some(build)
+    });
+    let status = builds.next()?.status.clone()?;
+    status
+        .last_handled_upload_request
+        .filter(|_| status.upload_refusal.is_none())
+}
+
 fn source(push: &RegistryPush, namespace: &str, forbidden: &[String], context: &Context) -> Source {
     if let Some(reference) = &push.spec.source.reference {
-        return match reference.parse::<crate::registry::Reference>() {
-            Ok(reference) if forbidden.contains(&normal_origin(&reference.registry)) => {
-                Source::Forbidden(format!(
-                    "{} may not be read from; a build's image is named by source.buildRef.",
-                    reference.registry
-                ))
-            }
-            Ok(reference) => Source::Ready(PushSource {
-                registry: reference.registry,
-                repository: reference.repository,
-                reference: reference
-                    .digest
-                    .as_ref()
-                    .map(Digest::to_string)
-                    .or(reference.tag)
-                    .unwrap_or_default(),
-                digest: reference.digest,
-                credentials_dir: push
-                    .spec
-                    .source
-                    .credentials_ref
-                    .as_ref()
-                    .map(|_| SOURCE_CREDENTIALS.to_owned()),
-                realm: None,
-            }),
-            Err(error) => Source::Missing(error.to_string()),
-        };
+        return reference_source(push, reference, forbidden);
     }
     let name = push
         .spec
@@ -127,14 +149,17 @@ fn source(push: &RegistryPush, namespace: &str, forbidden: &[String], context: &
     ) {
         (BuildPhase::FullyBuilt, Some(image)) => {
             let staging = context.staging.target(namespace);
-            Source::Ready(PushSource {
-                registry: staging.registry,
-                repository: staging.repository,
-                reference: image.digest.to_string(),
-                digest: Some(image.digest.clone()),
-                credentials_dir: None,
-                realm: staging.realm,
-            })
+            Source::Ready {
+                from: Box::new(PushSource {
+                    registry: staging.registry,
+                    repository: staging.repository,
+                    reference: image.digest.to_string(),
+                    digest: Some(image.digest.clone()),
+                    credentials_dir: None,
+                    realm: staging.realm,
+                }),
+                facts: Box::new(facts_of_build(push, &build)),
+            }
         }
         (phase, _) if phase.is_terminal() => Source::Missing(format!(
             "Build {name:?} ended as {} and has no image to push.",
@@ -144,5 +169,70 @@ fn source(push: &RegistryPush, namespace: &str, forbidden: &[String], context: &
             "Waiting for build {name:?}, which is {}.",
             phase.as_str()
         )),
+    }
+}
+
+fn reference_source(push: &RegistryPush, reference: &str, forbidden: &[String]) -> Source {
+    match reference.parse::<crate::registry::Reference>() {
+        Ok(reference) if forbidden.contains(&normal_origin(&reference.registry)) => {
+            Source::Forbidden(format!(
+                "{} may not be read from; a build's image is named by source.buildRef.",
+                reference.registry
+            ))
+        }
+        Ok(reference) => Source::Ready {
+            from: Box::new(PushSource {
+                registry: reference.registry,
+                repository: reference.repository,
+                reference: reference
+                    .digest
+                    .as_ref()
+                    .map(Digest::to_string)
+                    .or(reference.tag)
+                    .unwrap_or_default(),
+                digest: reference.digest,
+                credentials_dir: push
+                    .spec
+                    .source
+                    .credentials_ref
+                    .as_ref()
+                    .map(|_| SOURCE_CREDENTIALS.to_owned()),
+                realm: None,
+            }),
+            facts: Box::new(Facts {
+                build: None,
+                date: String::new(),
+                platforms: push.spec.platforms.clone(),
+            }),
+        },
+        Err(error) => Source::Missing(format!("spec.source.reference: {error}")),
+    }
+}
+
+/// What tags may name of a build.
+fn facts_of_build(push: &RegistryPush, build: &OCIRecipeBuild) -> Facts {
+    let status = build.status.as_ref();
+    let git = status
+        .and_then(|status| status.inputs.as_ref())
+        .and_then(|inputs| inputs.recipe.source.git.as_ref());
+    let recipe = build.spec.recipe_ref.as_ref();
+    let mut platforms = push.spec.platforms.clone();
+    if platforms.is_empty() {
+        let built = status.into_iter().flat_map(|status| &status.platforms);
+        platforms = built.map(|one| one.platform.to_string()).collect();
+    }
+    Facts {
+        build: Some(BuildFacts {
+            reference: git.and_then(|git| git.reference.clone()),
+            commit: status
+                .and_then(|status| status.revision.as_ref())
+                .map(|revision| revision.revision.clone()),
+            recipe: recipe.map_or_else(|| build.name_any(), |recipe| recipe.name.clone()),
+            name: build.name_any(),
+        }),
+        date: status
+            .and_then(|status| status.finished_at.as_ref())
+            .map_or_else(String::new, |time| time.0.strftime("%Y%m%d").to_string()),
+        platforms,
     }
 }

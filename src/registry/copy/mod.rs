@@ -9,6 +9,7 @@
 mod manifests;
 mod merge;
 mod plan;
+mod publish;
 mod push;
 mod read;
 mod share;
@@ -21,8 +22,9 @@ use serde::{Deserialize, Serialize};
 
 pub use merge::push_merged;
 pub use plan::Image;
+pub use publish::{PublishPolicy, for_target};
 pub use push::{Outcome, Proof, PushOptions, Target, approach, push_all, push_all_with};
-pub use read::{read_image, read_referrers};
+pub use read::{read_image, read_referrers, read_referrers_except};
 pub use survey::{Planned, Survey, survey};
 
 use super::{error::RegistryError, source::BlobSource};
@@ -204,6 +206,24 @@ pub enum CopyError {
         /// Why not, and what to do.
         problem: String,
     },
+    /// A tag has a platform that the image lacks.
+    #[error(
+        "the tag {tag} has an image for {platform}, which this one lacks; build that platform too, or publish with KeepOld or WhenComplete"
+    )]
+    PlatformLost {
+        /// The tag.
+        tag: String,
+        /// The platform.
+        platform: String,
+    },
+    /// An image of a tag cannot be kept beside this one.
+    #[error(
+        "{digest} cannot be kept: it and the new image are of Docker's and of OCI's types, which no index may mix; publish with WhenComplete"
+    )]
+    Families {
+        /// The image.
+        digest: Digest,
+    },
     /// A layer is to be had elsewhere only.
     #[error(
         "the layer {digest} is not in the source but at URLs that are not followed; rebuild with its content included"
@@ -230,7 +250,10 @@ impl CopyError {
             Self::SourceMissing { .. } => Reason::SourceMissing,
             Self::Manifest { .. } => Reason::ManifestInvalid,
             Self::Ambiguous { .. } => Reason::MediaTypeAmbiguous,
-            Self::MediaType { .. } | Self::Unmergeable { .. } => Reason::UnsupportedMediaType,
+            Self::MediaType { .. } | Self::Unmergeable { .. } | Self::Families { .. } => {
+                Reason::UnsupportedMediaType
+            }
+            Self::PlatformLost { .. } => Reason::PlatformLost,
             Self::PlatformMissing { .. } => Reason::PlatformMissing,
             Self::Limit { .. } => Reason::LimitExceeded,
             Self::TagTaken { .. } | Self::ReferrerTaken { .. } => Reason::TagImmutable,

@@ -66,12 +66,24 @@ pub async fn read_image(
 /// # Errors
 /// When the source does not answer well, or a referrer is not valid.
 pub async fn read_referrers(source: &Repository, image: Image) -> Result<Image, CopyError> {
+    read_referrers_except(source, image, &[]).await
+}
+
+/// [`read_referrers`] without the listed ones of these artifact types, nor what refers to those.
+///
+/// # Errors
+/// As of [`read_referrers`].
+pub async fn read_referrers_except(
+    source: &Repository,
+    image: Image,
+    artifact_types: &[&str],
+) -> Result<Image, CopyError> {
     let mut found: Vec<Referrer> = Vec::new();
     let mut seen: HashSet<Digest> = image.nodes.iter().map(|node| node.raw.digest.clone()).collect();
     let mut subjects: Vec<Digest> = seen.iter().cloned().collect();
     for _ in 0..REFERRER_DEPTH {
         let round: Vec<Vec<(Digest, RawManifest, Option<String>)>> = stream::iter(&subjects)
-            .map(|subject| about(source, subject))
+            .map(|subject| about(source, subject, artifact_types))
             .buffered(READS)
             .try_collect()
             .await?;
@@ -106,11 +118,16 @@ pub async fn read_referrers(source: &Repository, image: Image) -> Result<Image, 
 async fn about(
     source: &Repository,
     subject: &Digest,
+    left_out: &[&str],
 ) -> Result<Vec<(Digest, RawManifest, Option<String>)>, CopyError> {
     let listed = async {
         let listed = source.referrers(subject).await?;
         let source = ImageSource::from(source.clone());
-        stream::iter(listed.entries)
+        let is_wanted = |entry: &Descriptor| {
+            let artifact_type = entry.artifact_type.as_deref();
+            artifact_type.is_none_or(|artifact_type| !left_out.contains(&artifact_type))
+        };
+        stream::iter(listed.entries.into_iter().filter(is_wanted))
             .map(|entry| async {
                 let raw = read_child(&source, entry).await?;
                 if subject_of(&raw).as_ref() != Some(subject) {

@@ -10,6 +10,7 @@ mod local;
 mod manifests;
 mod pieces;
 mod profiles;
+mod publish;
 mod real;
 mod referrers;
 mod rows;

@@ -1,0 +1,261 @@
+//! Who else writes the tags of a push: pushes take turns, and an older build leaves a tag to a newer one. Pure.
+//!
+//! A turn is one repository and tag; pushes to other tags of it go on at once. What nobody but a registry could
+//! know, writers outside of this cluster, is the tag policy's business.
+
+use std::sync::Arc;
+
+use kube::{Resource as _, ResourceExt as _};
+
+use crate::{
+    api::v1alpha1::{BuildPhase, OCIRecipeBuild, RegistryPush, TargetState},
+    registry::normal_origin,
+};
+
+/// Another push that names a repository of this one's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// How messages name it; another namespace's is nobody's business.
+    pub name: String,
+    /// Its build, where that is whole and newer than this push's, of the same recipe.
+    pub newer_build: Option<String>,
+    /// What it writes there.
+    pub targets: Vec<RivalTarget>,
+}
+
+/// One target of another push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RivalTarget {
+    /// In its one spelling.
+    pub repository: String,
+    /// Its tags, as far as they are known.
+    pub tags: Vec<String>,
+    /// Whether an attempt is running.
+    pub writing: bool,
+}
+
+/// The others that share a repository with this push.
+///
+/// Only what a build pushes by its recipe's rules gives way to a newer build, and only to what that pushes by its
+/// rules: whoever applies a push of an old build by hand means it.
+pub fn of(
+    push: &RegistryPush,
+    others: impl Iterator<Item = Arc<RegistryPush>>,
+    build: impl Fn(&RegistryPush) -> Option<Arc<OCIRecipeBuild>>,
+) -> Vec<Rival> {
+    let own: Vec<String> = push
+        .spec
+        .targets
+        .iter()
+        .map(|target| canonical(&target.repository))
+        .collect();
+    let own_build = made_by_a_build(push).then(|| build(push)).flatten();
+    let mut rivals = Vec::new();
+    for other in others.filter(|other| other.uid() != push.uid()) {
+        let targets: Vec<RivalTarget> = other
+            .status
+            .iter()
+            .flat_map(|status| &status.targets)
+            .map(|target| RivalTarget {
+                repository: canonical(&target.repository),
+                tags: target
+                    .tags
+                    .iter()
+                    .filter(|tag| tag.superseded_by.is_none())
+                    .map(|tag| tag.name.clone())
+                    .collect(),
+                writing: target.state == TargetState::Pushing,
+            })
+            .filter(|target| own.contains(&target.repository))
+            .collect();
+        if targets.is_empty() {
+            continue;
+        }
+        let newer_build = own_build.as_ref().and_then(|own| {
+            let theirs = made_by_a_build(&other).then(|| build(&other)).flatten()?;
+            is_newer(&theirs, own).then(|| theirs.name_any())
+        });
+        rivals.push(Rival {
+            name: if other.namespace() == push.namespace() {
+                format!("push {:?}", other.name_any())
+            } else {
+                "another namespace's push".to_owned()
+            },
+            newer_build,
+            targets,
+        });
+    }
+    rivals
+}
+
+/// Who is writing one of these tags of a repository right now.
+pub fn writer<'a>(rivals: &'a [Rival], repository: &str, tags: &[&str]) -> Option<&'a Rival> {
+    let repository = canonical(repository);
+    let shares = |target: &RivalTarget| target.tags.iter().any(|tag| tags.contains(&tag.as_str()));
+    rivals.iter().find(|rival| {
+        let mut targets = rival.targets.iter();
+        targets.any(|target| target.writing && target.repository == repository && shares(target))
+    })
+}
+
+/// The newer build that a tag of a repository is left to.
+pub fn newer_build(rivals: &[Rival], repository: &str, tag: &str) -> Option<String> {
+    let repository = canonical(repository);
+    let names = |rival: &&Rival| {
+        let mut targets = rival.targets.iter();
+        targets.any(|target| target.repository == repository && target.tags.iter().any(|name| name == tag))
+    };
+    let mut newer = rivals.iter().filter(|rival| rival.newer_build.is_some());
+    newer.find(names).and_then(|rival| rival.newer_build.clone())
+}
+
+/// Whether two pushes name a repository in common.
+pub fn share_a_repository(one: &RegistryPush, other: &RegistryPush) -> bool {
+    let repositories = |push: &RegistryPush| -> Vec<String> {
+        let targets = push.spec.targets.iter();
+        targets.map(|target| canonical(&target.repository)).collect()
+    };
+    let theirs = repositories(other);
+    repositories(one)
+        .iter()
+        .any(|repository| theirs.contains(repository))
+}
+
+/// A registry has several spellings, a repository in it has one.
+fn canonical(repository: &str) -> String {
+    let (origin, path) = repository.split_once('/').unwrap_or((repository, ""));
+    format!("{}/{path}", normal_origin(origin))
+}
+
+fn made_by_a_build(push: &RegistryPush) -> bool {
+    let kind = OCIRecipeBuild::kind(&());
+    push.owner_references().iter().any(|owner| owner.kind == kind)
+}
+
+/// Source: Launchpad, reference 1.8: superseded by a later build of the recipe that is built.
+fn is_newer(theirs: &OCIRecipeBuild, own: &OCIRecipeBuild) -> bool {
+    let recipe = |build: &OCIRecipeBuild| {
+        let reference = build.spec.recipe_ref.as_ref();
+        reference.map(|recipe| (build.namespace(), recipe.name.clone()))
+    };
+    // Two builds may be made within a second; of one recipe's own the number says which came later.
+    let age = |build: &OCIRecipeBuild| {
+        let name = build.name_any();
+        let number: Option<u64> = name.rsplit('-').next().and_then(|number| number.parse().ok());
+        (build.creation_timestamp().map(|time| time.0), number, name)
+    };
+    let whole = theirs
+        .status
+        .as_ref()
+        .is_some_and(|status| status.phase == BuildPhase::FullyBuilt);
+    whole && recipe(theirs).is_some() && recipe(theirs) == recipe(own) && age(theirs) > age(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    fn push(name: &str, build: Option<&str>, repository: &str, state: &str) -> Arc<RegistryPush> {
+        let owners: Vec<_> = build
+            .map(|build| json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild", "name": build, "uid": build }))
+            .into_iter()
+            .collect();
+        let document = json!({
+            "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPush",
+            "metadata": { "name": name, "namespace": "demo", "uid": name, "ownerReferences": owners },
+            "spec": {
+                "source": { "buildRef": { "name": build.unwrap_or("other") } },
+                "targets": [{ "repository": repository }],
+            },
+            "status": { "targets": [{ "repository": repository, "state": state, "tags": [{ "name": "edge" }] }] },
+        });
+        Arc::new(serde_json::from_value(document).unwrap())
+    }
+
+    fn build(name: &str, recipe: &str, phase: &str) -> Arc<OCIRecipeBuild> {
+        let document = json!({
+            "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild",
+            "metadata": { "name": name, "namespace": "demo", "uid": name, "creationTimestamp": "2026-01-01T00:00:00Z" },
+            "spec": { "recipeRef": { "name": recipe } },
+            "status": { "phase": phase },
+        });
+        Arc::new(serde_json::from_value(document).unwrap())
+    }
+
+    fn rivals(
+        push: &RegistryPush,
+        others: &[Arc<RegistryPush>],
+        builds: &[Arc<OCIRecipeBuild>],
+    ) -> Vec<Rival> {
+        of(push, others.iter().cloned(), |push| {
+            let name = push.spec.source.build_ref.as_ref()?.name.clone();
+            builds.iter().find(|build| build.name_any() == name).cloned()
+        })
+    }
+
+    #[rstest]
+    #[case::the_same_tag("Example.test:443/a", "Pushing", &["edge"], true)]
+    #[case::another_tag("example.test/a", "Pushing", &["v1"], false)]
+    #[case::by_digest_only("example.test/a", "Pushing", &[], false)]
+    #[case::another_repository("example.test/b", "Pushing", &["edge"], false)]
+    #[case::only_waiting("example.test/a", "Pending", &["edge"], false)]
+    #[case::done("example.test/a", "Pushed", &["edge"], false)]
+    fn one_push_at_a_time_writes_a_tag(
+        #[case] repository: &str,
+        #[case] state: &str,
+        #[case] tags: &[&str],
+        #[case] busy: bool,
+    ) {
+        let own = push("p", None, "example.test/a", "Pending");
+        let seen = rivals(&own, &[own.clone(), push("q", None, repository, state)], &[]);
+        assert_eq!(writer(&seen, "example.test/a", tags).is_some(), busy);
+    }
+
+    #[rstest]
+    #[case::newer("web-2", "web-10", "FullyBuilt", true)]
+    #[case::older("web-10", "web-2", "FullyBuilt", false)]
+    #[case::not_built_yet("web-2", "web-3", "Building", false)]
+    #[case::failed("web-2", "web-3", "FailedToBuild", false)]
+    fn a_tag_is_left_to_a_newer_build_once_that_is_built(
+        #[case] own: &str,
+        #[case] other: &str,
+        #[case] phase: &str,
+        #[case] superseded: bool,
+    ) {
+        let builds = [build(own, "web", "FullyBuilt"), build(other, "web", phase)];
+        let mine = push("p", Some(own), "example.test/a", "Pending");
+        let seen = rivals(
+            &mine,
+            &[push("q", Some(other), "example.test/a", "Pending")],
+            &builds,
+        );
+        assert_eq!(newer_build(&seen, "example.test/a", "edge").is_some(), superseded);
+        assert_eq!(newer_build(&seen, "example.test/a", "v1"), None);
+    }
+
+    #[test]
+    fn neither_another_recipe_nor_a_push_by_hand_supersedes_or_is_superseded() {
+        let builds = [
+            build("web-1", "web", "FullyBuilt"),
+            build("web-2", "web", "FullyBuilt"),
+        ];
+        let mut by_hand = (*push("p", Some("web-1"), "example.test/a", "Pending")).clone();
+        by_hand.metadata.owner_references = None;
+        let newer = push("q", Some("web-2"), "example.test/a", "Pushed");
+        let seen = rivals(&by_hand, std::slice::from_ref(&newer), &builds);
+        assert_eq!(newer_build(&seen, "example.test/a", "edge"), None);
+
+        let others = [
+            build("web-1", "web", "FullyBuilt"),
+            build("web-2", "api", "FullyBuilt"),
+        ];
+        let own = push("p", Some("web-1"), "example.test/a", "Pending");
+        assert_eq!(
+            newer_build(&rivals(&own, &[newer], &others), "example.test/a", "edge"),
+            None
+        );
+    }
+}
