@@ -65,7 +65,13 @@ enum State<R: Read> {
         first: bool,
     },
     Gzip(Box<flate2::bufread::GzDecoder<Input<R>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, Input<R>>>),
+    Zstd {
+        decoder: Box<zstd::stream::read::Decoder<'static, Input<R>>>,
+        /// What the frame's header says of its size.
+        declared: Option<u64>,
+        /// Bytes that came out of it so far.
+        held: u64,
+    },
     /// For a moment, and after an error or the end.
     Ended,
 }
@@ -105,8 +111,10 @@ impl<R: Read> Decoder<R> {
             return Ok(State::Ended);
         }
         // Magic, frame descriptor, window descriptor; or magic and length.
-        match *input.peek(8)? {
-            [0x50..=0x5f, 0x2a, 0x4d, 0x18, a, b, c, d] => {
+        let head = input.peek(FRAME_HEADER_LIMIT)?;
+        let declared = declared_size(head);
+        match *head {
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, a, b, c, d, ..] => {
                 let size = u64::from(u32::from_le_bytes([a, b, c, d]));
                 input.consume(8);
                 if size > SKIPPABLE_LIMIT {
@@ -129,7 +137,11 @@ impl<R: Read> Decoder<R> {
                 check_frame_header(descriptor, window)?;
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?.single_frame();
                 decoder.window_log_max(WINDOW_LOG_LIMIT)?;
-                Ok(State::Zstd(Box::new(decoder)))
+                Ok(State::Zstd {
+                    decoder: Box::new(decoder),
+                    declared,
+                    held: 0,
+                })
             }
             _ => Err(corrupt("something stands behind the end of the zstd stream")),
         }
@@ -149,10 +161,23 @@ impl<R: Read> Decoder<R> {
                     return self.count(read, consumed).map(Some);
                 }
             }
-            State::Zstd(decoder) => {
+            State::Zstd {
+                decoder,
+                declared,
+                held,
+            } => {
                 let read = decoder
                     .read(buffer)
                     .map_err(|error| damaged("zstd", error, decoder.get_ref().failed))?;
+                *held += read as u64;
+                if read == 0
+                    && let Some(declared) = declared.filter(|declared| declared != held)
+                {
+                    // zstd itself looks only where the whole frame is before it.
+                    return Err(corrupt(format!(
+                        "a zstd frame says that it holds {declared} bytes and holds {held}"
+                    )));
+                }
                 if read > 0 {
                     let consumed = decoder.get_ref().count;
                     return self.count(read, consumed).map(Some);
@@ -166,7 +191,7 @@ impl<R: Read> Decoder<R> {
                 compression: Compression::Gzip,
                 first: false,
             },
-            State::Zstd(decoder) => State::Between {
+            State::Zstd { decoder, .. } => State::Between {
                 input: decoder.finish(),
                 compression: Compression::Zstd,
                 first: false,
@@ -242,6 +267,28 @@ fn check_gzip_header<R: BufRead>(decoder: &flate2::bufread::GzDecoder<R>) -> io:
         .into());
     }
     Ok(())
+}
+
+/// Magic, descriptor, window, and a size of up to eight bytes; a dictionary's number is refused.
+const FRAME_HEADER_LIMIT: usize = 14;
+
+/// The size that a zstd frame's header declares; none also where the header is cut off, which the decoder says.
+///
+/// Source: RFC 8878, section 3.1.1.1.
+fn declared_size(frame: &[u8]) -> Option<u64> {
+    let descriptor = *frame.get(4)?;
+    let is_single_segment = descriptor & 0b10_0000 != 0;
+    let start = if is_single_segment { 5 } else { 6 };
+    let (length, offset) = match descriptor >> 6 {
+        0 if is_single_segment => (1, 0),
+        0 => return None,
+        1 => (2, 256),
+        2 => (4, 0),
+        _ => (8, 0),
+    };
+    let mut size = [0; 8];
+    size[..length].copy_from_slice(frame.get(start..start + length)?);
+    u64::from_le_bytes(size).checked_add(offset)
 }
 
 /// Needs a frame a dictionary, or a window that is too large?
@@ -346,5 +393,45 @@ impl<R: Read> BufRead for Input<R> {
 
     fn consume(&mut self, amount: usize) {
         self.position = (self.position + amount).min(self.buffer.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn read(stream: &[u8], at_once: usize) -> io::Result<usize> {
+        let mut decoder = Decoder::new(Compression::Zstd, stream, 1_000_000, 0);
+        let (mut buffer, mut all) = (vec![0; at_once], 0);
+        loop {
+            match decoder.read(&mut buffer)? {
+                0 => return Ok(all),
+                read => all += read,
+            }
+        }
+    }
+
+    #[rstest]
+    #[case::one_byte(100)]
+    #[case::two_bytes(60_000)]
+    #[case::four_bytes(70_000)]
+    fn a_frame_holds_what_its_header_says(#[case] length: usize) {
+        let frame = zstd::bulk::compress(&vec![7; length], 3).unwrap();
+        assert_eq!(declared_size(&frame), Some(length as u64));
+        for at_once in [1, 877, 1 << 20] {
+            assert_eq!(read(&frame, at_once).unwrap(), length);
+        }
+    }
+
+    /// zstd notices this in a large buffer and does not in a small one.
+    #[test]
+    fn a_frame_that_holds_less_is_refused_however_it_is_read() {
+        let empty_block = [0x28, 0xb5, 0x2f, 0xfd, 0x40, 0x48, 0x6d, 0x02, 0x01, 0x00, 0x00];
+        for at_once in [1, 100, 1 << 20] {
+            let error = read(&empty_block, at_once).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        }
     }
 }
