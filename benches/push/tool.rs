@@ -129,9 +129,12 @@ impl Tool {
                         command.args(["copy", "--insecure", &from, &to]);
                     }
                     _ => {
-                        let plain = json!({"tls": "disabled"});
-                        let hosts =
-                            json!({"hosts": {(job.from.0.clone()): plain, (job.to.0.clone()): plain}});
+                        // One file for all that run at a time.
+                        let named = jobs.iter().flat_map(|job| [&job.from.0, &job.to.0]);
+                        let hosts: serde_json::Map<_, _> = named
+                            .map(|host| (host.clone(), json!({"tls": "disabled"})))
+                            .collect();
+                        let hosts = json!({"hosts": hosts});
                         let file = home.join("regctl.json");
                         std::fs::write(&file, hosts.to_string()).unwrap();
                         command = Command::new("regctl");

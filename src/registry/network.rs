@@ -195,7 +195,7 @@ fn special_clients(options: &ClientOptions) -> Result<HashMap<String, reqwest::C
         .map(|(host, special)| {
             // Who has certificates for a host has said where it is.
             let resolver = Resolver::new(Reach::Link, &options.plain_http);
-            let client = tls_client(options, &resolver, &special.roots, special.identity)?;
+            let client = tls_client(options, &resolver, &special.roots, special.identity.as_ref())?;
             Ok((host.to_owned(), client))
         })
         .collect()
@@ -227,11 +227,11 @@ fn tls_client(
     options: &ClientOptions,
     resolver: &Resolver,
     roots: &[reqwest::Certificate],
-    identity: Option<reqwest::Identity>,
+    identity: Option<&reqwest::Identity>,
 ) -> Result<reqwest::Client, RegistryError> {
     let builder = || {
         let builder = http_client(options, resolver.clone());
-        match identity.clone() {
+        match identity.cloned() {
             Some(identity) => builder.identity(identity),
             None => builder,
         }

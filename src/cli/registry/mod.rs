@@ -45,16 +45,20 @@ pub enum RegistryCommand {
     /// Exit code 4 when nothing would move.
     Diff(Box<push::DiffArguments>),
     /// List the tags of a repository.
-    Tags {
-        /// host[:port]/repository.
-        #[arg(value_parser = repository)]
-        repository: Reference,
-        /// Print one JSON object.
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        registries: RegistryFlags,
-    },
+    Tags(Box<TagsArguments>),
+}
+
+/// What `slipway tags` is told.
+#[derive(Debug, Args)]
+pub struct TagsArguments {
+    /// host[:port]/repository.
+    #[arg(value_parser = repository)]
+    repository: Reference,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    registries: RegistryFlags,
 }
 
 /// How registries are spoken to.
@@ -223,11 +227,9 @@ pub async fn run(command: RegistryCommand) -> anyhow::Result<ExitCode> {
         RegistryCommand::Push(arguments) => push::push(*arguments).await,
         RegistryCommand::Copy(arguments) => push::copy(*arguments).await,
         RegistryCommand::Diff(arguments) => push::diff(*arguments).await,
-        RegistryCommand::Tags {
-            repository,
-            json,
-            registries,
-        } => tags(&repository, json, &registries).await,
+        RegistryCommand::Tags(arguments) => {
+            tags(&arguments.repository, arguments.json, &arguments.registries).await
+        }
     }
 }
 

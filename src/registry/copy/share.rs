@@ -24,8 +24,9 @@ use crate::{
     registry::source::{ByteStream, SourceBlob},
 };
 
-/// How long a target that is ready waits for the others to say what they want.
-const GRACE: Duration = Duration::from_secs(1);
+/// How long a target that is ready waits for the others to say what they want: about as long as a large layer of
+/// theirs may still take, as a second read of it costs more.
+const GRACE: Duration = Duration::from_secs(4);
 /// How long, all in all, one target may keep others waiting that have taken everything they were given.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Pieces between the reader and each target. Targets hold the same memory, so this bounds a blob's.
