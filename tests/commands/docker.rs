@@ -278,7 +278,25 @@ fn walk(saves: Saves) {
     let by_id = engine.save(&format!("/images/{id}/get"), "by-id.tar");
     let several = engine.save("/images/get?names=app:1&names=app:3", "several.tar");
 
-    // One image, however it is named.
+    let expected = one_image(folder, saves, &id, [&by_tags, &by_id]);
+    from_launchpads_folder(folder, saves, &registry, &expected);
+    into_staging(folder, saves, &registry, &expected, &several);
+    one_of_several(folder, &registry);
+
+    // And the engine reads what was written for Launchpad.
+    let back = folder.join("back.tar");
+    run(Command::new("tar")
+        .arg("-cf")
+        .arg(&back)
+        .arg("-C")
+        .arg(folder.join("upload/1"))
+        .arg("."));
+    let answer = engine.load(&back);
+    assert!(answer.contains("Loaded image"), "{answer}");
+}
+
+/// One image, however it is named.
+fn one_image(folder: &Path, saves: Saves, id: &str, [by_tags, by_id]: [&Path; 2]) -> Value {
     let expected = accepted(
         &["collect", "by-tag.tar", "--output", "upload/1", "--json"],
         folder,
@@ -299,7 +317,7 @@ fn walk(saves: Saves) {
         "configDigest"
     };
     assert_eq!(image[identity], id, "what the engine calls the image");
-    for (archive, count) in [(&by_tags, 2), (&by_id, 0)] {
+    for (archive, count) in [(by_tags, 2), (by_id, 0)] {
         let document = accepted(&["inspect", archive.to_str().unwrap(), "--json"], folder);
         assert_eq!(layers(&document, 0, "diffID"), layers(&expected, 0, "diffID"));
         let tags = document["images"][0]["tags"].as_array().unwrap();
@@ -311,10 +329,14 @@ fn walk(saves: Saves) {
         );
         assert!(count > 0 || tags.is_empty(), "{tags:?}");
     }
+    expected
+}
 
-    // Launchpad's folder is accepted, and the image that is pushed from it pulls and runs.
+/// Launchpad's folder is accepted, and the image that is pushed from it pulls and runs.
+fn from_launchpads_folder(folder: &Path, saves: Saves, registry: &Registry, expected: &Value) {
+    let image = &expected["images"][0];
     let upload = accepted(&["accept", "upload", "--json"], folder);
-    assert_eq!(layers(&upload, 0, "digest"), layers(&expected, 0, "digest"));
+    assert_eq!(layers(&upload, 0, "digest"), layers(expected, 0, "digest"));
     let target = registry.repository("app");
     let tagged = format!("{target}:1");
     let push = [
@@ -330,7 +352,7 @@ fn walk(saves: Saves) {
         .args(["inspect", "--tls-verify=false"])
         .arg(format!("docker://{tagged}")));
     let inspected: Value = serde_json::from_str(&inspected).unwrap();
-    assert_eq!(inspected["Layers"], json!(layers(&expected, 0, "digest")));
+    assert_eq!(inspected["Layers"], json!(layers(expected, 0, "digest")));
     // The folder has no manifest: what containerd wrote is kept by staging only.
     if saves != Saves::Containerd {
         assert_eq!(inspected["Digest"], image["manifestDigest"]);
@@ -339,8 +361,11 @@ fn walk(saves: Saves) {
         pull_and_run(folder, &tagged),
         "/etc/one there\n/etc/two missing\nit runs\n"
     );
+}
 
-    // Several images: one after the other into staging, and each runs from there.
+/// Several images: one after the other into staging, and each runs from there.
+fn into_staging(folder: &Path, saves: Saves, registry: &Registry, expected: &Value, several: &Path) {
+    let target = registry.repository("app");
     let fed = slipway_fed(
         &[
             "collect",
@@ -352,12 +377,12 @@ fn walk(saves: Saves) {
             "--json",
         ],
         folder,
-        &fs::read(&several).unwrap(),
+        &fs::read(several).unwrap(),
     );
     assert_eq!(code(&fed), 0, "{}", text(&fed.stderr));
     let staged = document(&fed);
     assert_eq!(staged["images"].as_array().unwrap().len(), 2);
-    assert_eq!(layers(&staged, 0, "digest"), layers(&expected, 0, "digest"));
+    assert_eq!(layers(&staged, 0, "digest"), layers(expected, 0, "digest"));
     let outputs = ["/etc/two missing", "/etc/two there"];
     for (image, output) in staged["images"].as_array().unwrap().iter().zip(outputs) {
         let name = format!("{target}@{}", image["manifestDigest"].as_str().unwrap());
@@ -378,8 +403,11 @@ fn walk(saves: Saves) {
         (code(&single), &document(&single)["reason"]),
         (1, &json!("ManyImages"))
     );
+}
 
-    // Of several images in Launchpad's layout, one is named by its config.
+/// Of several images in Launchpad's layout, one is named by its config.
+fn one_of_several(folder: &Path, registry: &Registry) {
+    let target = registry.repository("app");
     let both = accepted(
         &["collect", "several.tar", "--output", "several/1", "--json"],
         folder,
@@ -405,17 +433,6 @@ fn walk(saves: Saves) {
         pull_and_run(folder, &tagged),
         "/etc/one there\n/etc/two there\nit runs\n"
     );
-
-    // And the engine reads what was written for Launchpad.
-    let back = folder.join("back.tar");
-    run(Command::new("tar")
-        .arg("-cf")
-        .arg(&back)
-        .arg("-C")
-        .arg(folder.join("upload/1"))
-        .arg("."));
-    let answer = engine.load(&back);
-    assert!(answer.contains("Loaded image"), "{answer}");
 }
 
 #[test]
