@@ -127,7 +127,7 @@ fn parse(bytes: &[u8]) -> Option<(Heard, usize)> {
 pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> String {
     let mut text = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
+        text.extend([*name, ": ", *value, "\r\n"]);
     }
     text + "\r\n" + body
 }
