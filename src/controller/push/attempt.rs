@@ -130,3 +130,8 @@ pub fn live(seen: &Observed) -> Option<&SeenPod> {
         .as_ref()
         .filter(|pod| !pod.ended && !matches!(pod.container(PUSH), Container::Ended { .. }))
 }
+
+/// Whether the latest attempt's pod has told of its end, and the kubelet has not: two pods of one push never run.
+pub fn is_ending(seen: &Observed) -> bool {
+    seen.pod.as_ref().is_some_and(|pod| pod.ahead && !pod.ended)
+}

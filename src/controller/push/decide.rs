@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     after::{self, DueReceipt},
-    attempt::{Attempt, attempt, earliest, fail, live, retry_or_fail, trouble},
+    attempt::{Attempt, attempt, earliest, fail, is_ending, live, retry_or_fail, trouble},
     observe::{Observed, Source},
     plan::{self, is_plain, origin_of},
     pod::name,
@@ -336,6 +336,10 @@ impl<'a> Pass<'a> {
         if due.is_empty() {
             return self.wait(busy.as_deref());
         }
+        if is_ending(self.seen) {
+            self.waiting = Some(("Waiting", "Waiting for the last attempt's pod to end.".into()));
+            return;
+        }
         for index in due {
             let entry = &mut self.status.targets[index];
             entry.state = TargetState::Pushing;
@@ -439,6 +443,9 @@ impl<'a> Pass<'a> {
             self.next = Next::After(wait + Duration::from_millis(10));
         } else if matches!(self.seen.source, Source::Ready { .. }) {
             self.next = Next::Change;
+            if is_ending(self.seen) {
+                return;
+            }
             self.begin_attempt();
             self.create();
         }

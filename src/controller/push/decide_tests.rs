@@ -711,3 +711,20 @@ fn a_look_that_tells_nothing_changes_nothing_but_says_so() {
     );
     assert_eq!(decision.status.targets[0].state, TargetState::Pushed);
 }
+
+#[test]
+fn the_next_attempt_waits_until_the_kubelet_has_seen_the_last_pod_end() {
+    let seen = observed(&["one.test/a"]);
+    let seen = after(&seen, &decide(&seen, NOW));
+    let mut told = reported(&seen, vec![None]);
+    if let Some(pod) = &mut told.pod {
+        pod.ahead = true;
+    }
+    let told = after(&told, &decide(&told, NOW));
+    let mut again = edited(&told, |push| push.spec.targets[0].tags = vec!["next".into()]);
+    assert_eq!(decide(&again, NOW).step, Step::Nothing);
+    if let Some(pod) = &mut again.pod {
+        pod.ahead = false;
+    }
+    assert!(matches!(decide(&again, NOW).step, Step::CreatePod { .. }));
+}

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use kube::ResourceExt as _;
 
 use super::{
+    pod,
     rivals::{self, Rival},
     tags::{BuildFacts, Facts},
 };
 use crate::{
     agent::plan::{PushSource, Registries},
     api::v1alpha1::{BuildPhase, OCIRecipeBuild, RegistryPush, condition},
+    controller::build::status::owned_by,
     controller::{context::Context, request},
     image::Digest,
     kubernetes::pod::SeenPod,
@@ -71,7 +73,14 @@ pub async fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
     let name = push.status.as_ref().and_then(|status| status.pod.clone());
     let pod = match &name {
         Some(name) => context.pod_of_attempt(&namespace, name, &uid).await,
-        None => None,
+        // Its report was taken; the next attempt still waits for its end.
+        None => {
+            let attempt = push.status.as_ref().map_or(0, |status| status.attempt);
+            context
+                .pod(&namespace, &pod::name(&push, attempt))
+                .filter(|pod| owned_by(&**pod, &uid))
+                .map(|pod| context.seen_pod(&pod))
+        }
     };
     let target = context.staging.target(&namespace);
     let mut forbidden = context.denied_origins();
