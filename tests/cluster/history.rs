@@ -67,8 +67,14 @@ impl PodHistory {
 
     /// How many pods there were whose name begins so.
     pub fn count(&self, prefix: &str) -> usize {
+        self.names(prefix).len()
+    }
+
+    /// Their names.
+    pub fn names(&self, prefix: &str) -> Vec<String> {
         let seen = self.seen.lock().unwrap();
-        seen.uids.keys().filter(|name| name.starts_with(prefix)).count()
+        let names = seen.uids.keys().filter(|name| name.starts_with(prefix));
+        names.cloned().collect()
     }
 }
 
