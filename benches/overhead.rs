@@ -316,7 +316,7 @@ impl Bench {
         json!({
             "source": { "git": { "url": SOURCE } },
             "strategyRef": { "name": "buildah" },
-            "pushRules": [{ "repository": format!("{REGISTRY}/{}/app", self.namespace) }],
+            "pushRules": [{ "repository": format!("{REGISTRY}/{}/app", self.namespace), "tags": ["{build}"] }],
         })
     }
 
