@@ -75,9 +75,8 @@ use crate::{
 /// Passes of one kind at the same time. A pass waits for the API server and for staging, hardly for a core.
 const CONCURRENCY: u16 = 16;
 
-/// Objects of one page of a list. A page is decoded as a whole, through a tree of values that is ten times its
-/// text, and memory that was needed once stays with the process: with 100 a start beside a thousand finished
-/// builds took twice what it keeps.
+/// Objects of one page of a list. A page is decoded as a whole, and memory that was needed once stays with the
+/// process.
 const PAGE: u32 = 20;
 
 /// What staging calls itself in its tokens.
