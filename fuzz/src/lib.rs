@@ -3,5 +3,12 @@
 
 #[path = "../../src/image/mod.rs"]
 pub mod image;
-#[path = "../../src/record/mod.rs"]
-pub mod record;
+#[path = "../../src/record/build_record.rs"]
+mod build_record;
+#[path = "../../src/record/failure.rs"]
+mod failure;
+
+/// The room without its receipts, which tell of registries.
+pub mod record {
+    pub use crate::{build_record::*, failure::*};
+}

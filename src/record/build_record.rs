@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Failure;
 use crate::image::{Descriptor, Digest, Platform};
+use crate::record::Failure;
 
 /// The version that is written; a reader refuses higher ones.
 pub const RECORD_VERSION: u32 = 1;
