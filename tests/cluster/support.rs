@@ -1,10 +1,10 @@
 //! A real cluster with the operator, a registry and a Git server, set up once a run; a namespace per test.
 
-use std::{fmt::Debug, path::Path, process::Command, time::Duration};
+use std::{fmt::Debug, path::Path, process::Stdio, time::Duration};
 
 use k8s_openapi::api::core::v1::{ContainerState, Namespace, Pod};
 use kube::{
-    Api, Client, Resource, ResourceExt as _,
+    Api, Client, Config, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     core::NamespaceResourceScope,
     runtime::wait::await_condition,
@@ -14,7 +14,11 @@ use serde_json::{Value, json};
 use slipway::api::v1alpha1::{
     BuildPhase, OCIRecipeBuild, OCIRecipeBuildStatus, RegistryPush, RegistryUploadStatus, condition,
 };
-use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::{
+    io::AsyncWriteExt as _,
+    process::Command,
+    sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 use crate::{history::PodHistory, processes::Process};
 
@@ -340,7 +344,10 @@ async fn client() -> Option<Client> {
             kubectl(&["apply", "-f", "-"], Some(&policy.to_string())).await.unwrap();
         })
         .await;
-    Some(Client::try_default().await.unwrap())
+    // Longer than any watch lasts; without it a request whose answer never comes holds the suite for ever.
+    let mut config = Config::infer().await.unwrap();
+    config.read_timeout = Some(LIMIT + Duration::from_secs(60));
+    Some(Client::try_from(config).unwrap())
 }
 
 /// Waits until the pods that `which` selects are gone; none at all is fine.
@@ -414,37 +421,33 @@ pub async fn kubectl(arguments: &[&str], input: Option<&str>) -> Result<String, 
     run("kubectl", arguments, input).await
 }
 
-/// Runs a program; its standard output, or everything that it said.
+/// Runs a program; its standard output, or everything that it said. One that does not end is killed.
 pub async fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, String> {
-    let mut command = Command::new(program);
-    command.args(arguments);
-    let (name, input) = (
-        format!("{program} {}", arguments.join(" ")),
-        input.map(ToOwned::to_owned),
+    let name = format!("{program} {}", arguments.join(" "));
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    if let Some(input) = input {
+        stdin.write_all(input.as_bytes()).await.unwrap();
+    }
+    drop(stdin);
+    let Ok(output) = tokio::time::timeout(LIMIT, child.wait_with_output()).await else {
+        return Err(format!("{name}: did not end within {} s", LIMIT.as_secs()));
+    };
+    let output = output.unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
     );
-    tokio::task::spawn_blocking(move || {
-        use std::{io::Write as _, process::Stdio};
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        if let Some(input) = input {
-            child.stdin.as_mut().unwrap().write_all(input.as_bytes()).unwrap();
-        }
-        drop(child.stdin.take());
-        let output = child.wait_with_output().unwrap();
-        let (out, err) = (
-            String::from_utf8_lossy(&output.stdout).into_owned(),
-            String::from_utf8_lossy(&output.stderr).into_owned(),
-        );
-        if output.status.success() {
-            Ok(out)
-        } else {
-            Err(format!("{name}: {}\n{out}{err}", output.status))
-        }
-    })
-    .await
-    .unwrap()
+    if output.status.success() {
+        Ok(out)
+    } else {
+        Err(format!("{name}: {}\n{out}{err}", output.status))
+    }
 }
