@@ -71,7 +71,7 @@ test-cluster: binary up images ## On a real API server and a real kubelet
 	hack/demo/run install
 	eval "$$(hack/cluster/cluster env)"; \
 	hack/suite api-server cargo test --locked --test api_server --quiet; \
-	hack/suite kubelet cargo test --locked --test cluster --quiet -- --test-threads 4
+	hack/suite kubelet cargo test --locked --test cluster -- --test-threads 4
 
 .PHONY: lint
 lint: ## Format and clippy
