@@ -230,7 +230,7 @@ reasons! {
     PlatformLost => Policy,
     /// An upload was asked for, and neither the build nor its recipe has a push rule; add one.
     PushRulesMissing => User,
-    /// An upload was asked for, and the build has no image.
+    /// The build has no image, so there is nothing to push; request the build again, or wait for its end.
     NothingToUpload => User,
     /// An upload was asked for while one goes on.
     UploadInProgress => User,

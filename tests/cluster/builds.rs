@@ -3,10 +3,7 @@
 use serde_json::json;
 use slipway::{api::v1alpha1::OCIRecipe, record::LayerOrigin};
 
-use crate::support::{Arena, REGISTRY, REGISTRY_ADDRESS, buildah, kubectl, run, with};
-
-/// `FROM scratch` needs no base image, and a stage with a command proves that RUN works.
-const SCRATCH: &str = "FROM scratch\nCOPY hello.txt /hello.txt\nCMD [\"/hello\"]\n";
+use crate::support::{Arena, REGISTRY, REGISTRY_ADDRESS, SCRATCH, buildah, kubectl, run, with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_applied_recipe_becomes_an_image_at_its_target_with_every_digest_in_the_status() {
@@ -160,74 +157,6 @@ async fn a_changed_recipe_is_built_again_and_a_suspended_one_is_not() {
     .await
     .unwrap();
     assert_eq!(builds.lines().count(), 2, "{builds}");
-    arena.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_platforms_give_an_index_that_skopeo_and_crane_see_alike() {
-    let Some(arena) = Arena::open("index").await else {
-        return;
-    };
-    let target = format!("{REGISTRY}/{}/app", arena.namespace);
-    let spec = with(
-        buildah(SCRATCH),
-        &json!({ "platforms": ["linux/amd64", "linux/arm64"], "emulation": "Allowed", "pushRules": [{ "repository": target }] }),
-    );
-    arena.build("both", spec).await;
-    let status = arena.uploaded("both").await;
-    let address = format!("{REGISTRY_ADDRESS}/{}/app:edge", arena.namespace);
-    let raw = run(
-        "skopeo",
-        &[
-            "inspect",
-            "--raw",
-            "--tls-verify=false",
-            &format!("docker://{address}"),
-        ],
-        None,
-    )
-    .await
-    .unwrap();
-    assert_eq!(
-        raw.trim(),
-        run("crane", &["manifest", "--insecure", &address], None)
-            .await
-            .unwrap()
-            .trim()
-    );
-    assert_eq!(
-        slipway::image::Digest::of(raw.trim().as_bytes()),
-        status.image.unwrap().digest
-    );
-    let index: slipway::image::Index = serde_json::from_str(&raw).unwrap();
-    for (child, platform) in index.manifests.iter().zip(&status.platforms) {
-        assert_eq!(Some(&child.digest), platform.manifest.as_ref());
-        assert_eq!(
-            child.platform.as_ref().unwrap().architecture,
-            platform.platform.architecture
-        );
-        let reference = format!("{REGISTRY_ADDRESS}/{}/app@{}", arena.namespace, child.digest);
-        let manifest: slipway::image::Manifest = serde_json::from_str(
-            &run("crane", &["manifest", "--insecure", &reference], None)
-                .await
-                .unwrap(),
-        )
-        .unwrap();
-        let sizes = |layers: &[slipway::image::Descriptor]| {
-            layers
-                .iter()
-                .map(|l| (l.digest.clone(), l.size))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            sizes(&manifest.layers),
-            platform
-                .layers
-                .iter()
-                .map(|l| (l.digest.clone(), l.size))
-                .collect::<Vec<_>>()
-        );
-    }
     arena.close().await;
 }
 

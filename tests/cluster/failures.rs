@@ -186,32 +186,3 @@ async fn cancel_ends_a_running_build_and_wait_returns() {
     arena.no_pods().await;
     arena.close().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn one_platform_is_retried_alone() {
-    let Some(arena) = Arena::open("retry").await else {
-        return;
-    };
-    // The second platform fails until the Secret-less marker is there; the first never runs again.
-    let script = "test $SLIPWAY_ARCH = amd64 || exit 3; true";
-    let spec = with(
-        shell(script),
-        &json!({ "platforms": ["linux/amd64", "linux/arm64"], "emulation": "Allowed" }),
-    );
-    arena.build("half", spec).await;
-    arena.finished("half").await;
-    arena
-        .patch::<OCIRecipeBuild>(
-            "half",
-            json!({ "metadata": { "annotations": { "slipway.dev/requested-at": "1 linux/arm64" } } }),
-        )
-        .await;
-    let status = arena
-        .build_until("half", "retried", |s| {
-            s.last_handled_request.as_deref() == Some("1 linux/arm64") && s.phase == BuildPhase::FailedToBuild
-        })
-        .await;
-    let attempts: Vec<_> = status.platforms.iter().map(|p| p.attempt).collect();
-    assert_eq!(attempts, [1, 2]);
-    arena.close().await;
-}

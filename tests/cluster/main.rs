@@ -17,6 +17,7 @@ mod doors;
 mod failures;
 mod history;
 mod operator;
+mod platforms;
 mod processes;
 mod pushes;
 mod recipes;

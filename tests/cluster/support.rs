@@ -369,6 +369,9 @@ pub async fn pods_gone(namespace: &str, which: &[&str]) {
     }
 }
 
+/// `FROM scratch` needs no base image, and a stage with a command proves that RUN works.
+pub const SCRATCH: &str = "FROM scratch\nCOPY hello.txt /hello.txt\nCMD [\"/hello\"]\n";
+
 /// A recipe whose source is one file.
 pub fn inline(build_file: &str, strategy: &Value) -> Value {
     json!({

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     LocalReference, NodeSelector, PodToleration, Resources, Risk,
-    registry_push::{TAG_VARIABLES, TAG_VARIABLES_MESSAGE},
+    registry_push::{MOVES_ONCE, MOVES_ONCE_MESSAGE, TAG_VARIABLES, TAG_VARIABLES_MESSAGE},
     text_map,
 };
 use crate::agent::plan::{PublishPolicy, TagPolicy};
@@ -272,6 +272,7 @@ pub enum Trigger {
 /// One place that the image is pushed to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(MOVES_ONCE).message(MOVES_ONCE_MESSAGE))]
 pub struct PushRule {
     /// `host[:port]/repository`, without a tag.
     #[schemars(

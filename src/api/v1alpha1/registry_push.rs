@@ -11,7 +11,7 @@ use crate::{
         plan::{PublishPolicy, TagPolicy},
         report::{BlobCounters, OwnError, ReferrerCounters},
     },
-    image::Digest,
+    image::{Digest, Platform},
     record::Failure,
 };
 
@@ -94,7 +94,8 @@ pub struct RegistryPushSpec {
         .message("credentialsRef belongs to source.reference; a build's image needs none")
 )]
 pub struct PushSourceReference {
-    /// A build of this namespace; the push waits until it is `FullyBuilt`.
+    /// A build of this namespace; the push waits until it is `FullyBuilt`, or with `publish: AsReady` until it has a
+    /// platform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build_ref: Option<LocalReference>,
     /// `registry/repository@digest` or `registry/repository:tag`.
@@ -111,6 +112,10 @@ pub struct PushSourceReference {
     pub credentials_ref: Option<LocalReference>,
 }
 
+/// A tag that platforms are added to moves more than once.
+pub(super) const MOVES_ONCE: &str = "self.publish != 'AsReady' || self.tagPolicy != 'Immutable'";
+/// What is said of others.
+pub(super) const MOVES_ONCE_MESSAGE: &str = "publish: AsReady moves a tag with each platform, which tagPolicy: Immutable forbids; choose WhenComplete, or another tagPolicy";
 /// Which variables tags may name.
 pub(super) const TAG_VARIABLES: &str =
     "self.all(tag, tag.matches('^([^{}]|[{](ref|commit|shortCommit|recipe|build|date|platform|risk)[}])*$'))";
@@ -146,6 +151,7 @@ impl Risk {
 /// One place that an image is pushed to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(MOVES_ONCE).message(MOVES_ONCE_MESSAGE))]
 pub struct PushTargetSpec {
     /// `host[:port]/repository`, without a tag.
     #[schemars(
@@ -222,6 +228,10 @@ pub struct RegistryPushStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub pod: Option<String>,
+    /// The platform that the running attempt is about, where it goes ahead of the whole image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 100))]
+    pub portion: Option<Platform>,
     /// When the next attempt begins, the earliest of the targets'.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<Time>,
@@ -284,6 +294,10 @@ pub struct TargetStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", length(max = 256))]
     pub receipt: Option<Digest>,
+    /// With `publish: AsReady`: the platforms that its tags have of an image that is not there as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>", length(max = 16), inner(length(max = 100)))]
+    pub published: Vec<Platform>,
     /// What became of the blobs, over all attempts.
     #[serde(default)]
     pub blobs: BlobCounters,

@@ -19,6 +19,7 @@ use super::{
     status, upload,
 };
 use crate::{
+    agent::plan::PublishPolicy,
     api::v1alpha1::{
         BuildInputs, BuildPhase, BuildStrategySpec, OCIRecipeBuild, OCIRecipeBuildStatus, PlatformState,
         PlatformStatus, PushRule, Seccomp, StrategyKind, UserNamespaceNeed, UserNamespaceUse,
@@ -157,6 +158,9 @@ impl<'a> Pass<'a> {
             self.platform(index);
         }
         self.conclude();
+        if !self.status.phase.is_terminal() {
+            self.push_ahead();
+        }
     }
 
     /// A request on a build that ended badly starts its failed platforms anew.
@@ -469,31 +473,48 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// The pushes of rules that publish each platform as soon as it is built begin before the image is whole.
+    fn push_ahead(&mut self) {
+        let built = |platform: &PlatformStatus| platform.state == PlatformState::Built;
+        if self.status.platforms.len() > 1 && self.status.platforms.iter().any(built) {
+            self.make_pushes(|rule| rule.publish == PublishPolicy::AsReady);
+        }
+    }
+
+    /// Makes the push of one rule that has none, and lists those that there are.
+    fn make_pushes(&mut self, is_due: impl Fn(&PushRule) -> bool) {
+        let exists = |name: &String| self.seen.pushes.iter().any(|push| push.name_any() == *name);
+        let rules = self.status.push_rules().enumerate();
+        let (mut listed, mut missing) = (Vec::new(), None);
+        for (position, rule) in rules {
+            let name = push::name_of_rule(&self.seen.build, position);
+            // One that was seen once and is gone was deleted by somebody who did not want it.
+            if exists(&name) || self.status.pushes.contains(&name) {
+                listed.push(name);
+            } else if is_due(rule) {
+                missing = missing.or(Some(position));
+            }
+        }
+        self.status.pushes = listed;
+        if let (Some(rule), Step::Nothing) = (missing, &self.step) {
+            self.step = Step::CreatePush { rule };
+            self.next = Next::Now;
+        }
+    }
+
     fn push(&mut self) {
         if self.status.phase != BuildPhase::FullyBuilt {
             return;
         }
         let rules = self.status.push_rules().count();
-        let exists = |name: &String| self.seen.pushes.iter().any(|push| push.name_any() == *name);
         let names: Vec<String> = (0..rules)
             .map(|rule| push::name_of_rule(&self.seen.build, rule))
             .collect();
-        // One that was seen once and is gone was deleted by somebody who did not want it.
-        let missing = names
-            .iter()
-            .position(|name| !exists(name) && !self.status.pushes.contains(name));
         let summary = upload::summary(&names, &self.status.pushes, &self.seen.pushes);
         self.status.registry_upload_status = summary.status;
         self.status.registry_upload_error_summary = summary.error_summary;
         self.status.registry_upload_errors = summary.errors;
-        self.status.pushes = names
-            .into_iter()
-            .filter(|name| exists(name) || self.status.pushes.contains(name))
-            .collect();
-        if let (Some(rule), Step::Nothing) = (missing, &self.step) {
-            self.step = Step::CreatePush { rule };
-            self.next = Next::Now;
-        }
+        self.make_pushes(|_| true);
     }
 
     fn end(mut self) -> Decision {

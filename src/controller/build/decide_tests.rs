@@ -319,6 +319,47 @@ fn two_platforms_have_two_pods_one_after_the_other_and_then_an_index() {
     assert_eq!(architectures, ["amd64", "arm64"]);
 }
 
+#[rstest::rstest]
+#[case::as_ready("AsReady", true)]
+#[case::when_complete("WhenComplete", false)]
+fn a_rule_that_publishes_as_ready_gets_its_push_with_the_first_platform(
+    #[case] publish: &str,
+    #[case] made: bool,
+) {
+    let mut document = build(&["linux/amd64", "linux/arm64"]);
+    let rules = json!([{ "repository": "example.test/web", "publish": publish }]);
+    document.spec.recipe.as_mut().unwrap().push_rules = serde_json::from_value(rules).unwrap();
+    let mut seen = observed(document);
+    for name in ["linux/amd64", "linux/arm64"] {
+        seen = seeing(
+            after(&seen, &decide(&seen, NOW)),
+            name,
+            Some(running()),
+            StagedRecord::None,
+        );
+    }
+    seen = after(&seen, &decide(&seen, NOW));
+    assert_eq!(decide(&seen, NOW).step, Step::Nothing);
+    let report = CollectReport::Recorded {
+        digest: Digest::of(b"record"),
+    };
+    let mut seen = seeing(
+        seen,
+        "linux/amd64",
+        Some(ended(&report)),
+        record("linux/amd64", None),
+    );
+    let decision = decide(&seen, NOW);
+    assert_eq!(decision.status.phase, BuildPhase::Building);
+    assert_eq!(decision.step == Step::CreatePush { rule: 0 }, made);
+    if made {
+        let push = push::of_rule(&seen.build, &decision.status, 0).unwrap();
+        seen.pushes = vec![Arc::new(push)];
+        let listed = decide(&after(&seen, &decision), NOW);
+        assert_eq!((listed.step, listed.status.pushes.len()), (Step::Nothing, 1));
+    }
+}
+
 #[test]
 fn a_pod_that_somebody_deleted_costs_an_attempt_and_the_third_time_the_build() {
     let mut seen = begun();

@@ -11,15 +11,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{
     after::{self, DueReceipt},
     attempt::{Attempt, attempt, earliest, fail, is_ending, live, retry_or_fail, trouble},
-    observe::{Observed, Source},
+    observe::{Observed, Portion, Source},
     plan::{self, is_plain, origin_of},
     pod::name,
-    rivals, status,
-    tags::{self, Facts},
+    rivals,
+    status::{self, Success},
+    tags,
 };
 use crate::{
     agent::{
-        plan::{PushMode, PushPlan},
+        plan::{PublishPolicy, PushMode, PushPlan},
         report::PushReport,
     },
     api::v1alpha1::{RegistryPushStatus, TagStatus, TargetState, TargetStatus, condition},
@@ -96,6 +97,9 @@ pub fn refused(seen: &Observed, decision: Decision, message: &str, now: Timestam
     pass.end()
 }
 
+/// The reason of a push that waits for its build.
+const WAITING_FOR_SOURCE: &str = "WaitingForSource";
+
 struct Pass<'a> {
     seen: &'a Observed,
     now: Timestamp,
@@ -124,6 +128,7 @@ impl<'a> Pass<'a> {
             status.failure = None;
             status.finished_at = None;
             status.pod = None;
+            status.portion = None;
             status.checked_at = None;
             status.check_failure = None;
             status.digest = None;
@@ -161,6 +166,13 @@ impl<'a> Pass<'a> {
             live.filter(|_| self.status.observed_generation != self.seen.push.metadata.generation)
         {
             return self.delete(pod);
+        }
+        if self.ended && self.goes_on_with_its_build() {
+            // The next pass sees the others again, which a push that ended does not look at.
+            self.ask_again();
+            self.next = Next::Now;
+            self.waiting = Some((WAITING_FOR_SOURCE, "The build was requested again.".into()));
+            return;
         }
         if self.ended {
             return self.look_at_tags();
@@ -201,6 +213,15 @@ impl<'a> Pass<'a> {
         self.ask_again();
     }
 
+    /// Whether the push ended only because its build had no image, and that has changed.
+    fn goes_on_with_its_build(&self) -> bool {
+        let failure = self.status.failure.as_ref();
+        failure.is_some_and(|failure| failure.reason == Reason::NothingToUpload)
+            && self.seen.build.is_some()
+            && !matches!(self.seen.source, Source::NotBuilt(_))
+            && !self.seen.push.spec.cancel
+    }
+
     fn ask_again(&mut self) {
         for entry in &mut self.status.targets {
             let again = match entry.state {
@@ -233,7 +254,8 @@ impl<'a> Pass<'a> {
     }
 
     fn take(&mut self, report: &PushReport) {
-        if report.digest.is_some() {
+        let portion = self.status.portion.take();
+        if report.digest.is_some() && portion.is_none() {
             self.status.digest.clone_from(&report.digest);
             self.status.referrers.clone_from(&report.referrers);
         }
@@ -245,13 +267,17 @@ impl<'a> Pass<'a> {
             return self.attempt_failed(failure, asked.max());
         }
         let pushing = self.in_state(TargetState::Pushing);
-        let dry_run = self.seen.push.spec.dry_run;
+        let success = match &portion {
+            _ if self.seen.push.spec.dry_run => Success::Planned,
+            Some(platform) => Success::Published(platform),
+            None => Success::Pushed,
+        };
         for (index, of_target) in pushing.into_iter().zip(&report.targets) {
             let entry = &mut self.status.targets[index];
-            status::take_report(entry, of_target, report.digest.as_ref(), dry_run, self.now);
+            status::take_report(entry, of_target, report.digest.as_ref(), success, self.now);
             if let Some(failure) = &of_target.failure {
-                let (push, source) = (&self.seen.push, &self.seen.source);
-                entry.error_summary = Some(status::error_summary(push, source, &entry.repository, of_target));
+                let (push, build) = (&self.seen.push, self.seen.facts.build.as_ref());
+                entry.error_summary = Some(status::error_summary(push, build, &entry.repository, of_target));
                 retry_or_fail(entry, failure, of_target.retry_after_seconds, self.now);
             }
         }
@@ -263,6 +289,7 @@ impl<'a> Pass<'a> {
     /// A failure that concerns every target of the attempt.
     fn attempt_failed(&mut self, failure: &Failure, asked: Option<u64>) {
         self.status.pod = None;
+        self.status.portion = None;
         for index in self.in_state(TargetState::Pushing) {
             let entry = &mut self.status.targets[index];
             entry.attempts += 1;
@@ -285,8 +312,14 @@ impl<'a> Pass<'a> {
     }
 
     fn next_attempt(&mut self) {
-        if let Source::Ready { facts, .. } = &self.seen.source {
-            self.name_tags(facts);
+        let ready = matches!(self.seen.source, Source::Ready(_));
+        let portions = if ready || self.seen.push.spec.dry_run {
+            &[][..]
+        } else {
+            &self.seen.portions
+        };
+        if ready || !portions.is_empty() {
+            self.name_tags();
         }
         if self.seen.push.spec.suspend {
             self.waiting = Some((
@@ -296,9 +329,14 @@ impl<'a> Pass<'a> {
             return;
         }
         match &self.seen.source {
+            // What is built need not wait for the rest.
+            Source::Waiting(_) if !portions.is_empty() => {}
             Source::Waiting(text) => {
-                self.waiting = Some(("WaitingForSource", text.clone()));
+                self.waiting = Some((WAITING_FOR_SOURCE, text.clone()));
                 return;
+            }
+            Source::NotBuilt(text) => {
+                return self.finish(Some(Failure::new(Reason::NothingToUpload, text.clone())));
             }
             Source::Forbidden(text) => {
                 return self.finish(Some(Failure::new(Reason::OriginForbidden, text.clone())));
@@ -306,7 +344,7 @@ impl<'a> Pass<'a> {
             Source::Missing(text) => {
                 return self.finish(Some(Failure::new(Reason::SourceMissing, text.clone())));
             }
-            Source::Ready { from, .. } => {
+            Source::Ready(from) => {
                 self.status.digest = from.digest.clone().or(self.status.digest.take());
             }
         }
@@ -315,12 +353,54 @@ impl<'a> Pass<'a> {
         if self.in_state(TargetState::Pending).is_empty() {
             return self.finish(None);
         }
+        let whole = ready.then_some(None);
+        let candidates = whole.into_iter().chain(portions.iter().map(Some));
         let mut busy = None;
+        let mut found = None;
+        for portion in candidates {
+            let (due, held) = self.due(portion);
+            busy = busy.or(held);
+            if !due.is_empty() {
+                found = Some((portion, due));
+                break;
+            }
+        }
+        let Some((portion, due)) = found else {
+            return match &self.seen.source {
+                Source::Waiting(text) if busy.is_none() && earliest(&self.status.targets).is_none() => {
+                    self.waiting = Some((WAITING_FOR_SOURCE, text.clone()));
+                }
+                _ => self.wait(busy.as_deref()),
+            };
+        };
+        if is_ending(self.seen) {
+            self.waiting = Some(("Waiting", "Waiting for the last attempt's pod to end.".into()));
+            return;
+        }
+        for index in due {
+            let entry = &mut self.status.targets[index];
+            entry.state = TargetState::Pushing;
+            entry.next_attempt_at = None;
+            entry.plain_http = is_plain(self.seen, &entry.repository);
+        }
+        self.status.portion = portion.map(|portion| portion.platform.clone());
+        self.begin_attempt();
+        self.create();
+    }
+
+    /// The pending targets whose turn it is to get the image, or a portion of it, and who keeps others waiting.
+    fn due(&self, portion: Option<&Portion>) -> (Vec<usize>, Option<String>) {
         let mut due = Vec::new();
+        let mut busy = None;
         for index in self.in_state(TargetState::Pending) {
             let entry = &self.status.targets[index];
             let later = entry.next_attempt_at.as_ref().is_some_and(|at| at.0 > self.now);
             if later && entry.plain_http == is_plain(self.seen, &entry.repository) {
+                continue;
+            }
+            if portion
+                .is_some_and(|portion| !self.is_ahead(index) || entry.published.contains(&portion.platform))
+            {
                 continue;
             }
             match rivals::writer(&self.seen.rivals, &entry.repository, &status::written_tags(entry)) {
@@ -333,21 +413,13 @@ impl<'a> Pass<'a> {
                 None => due.push(index),
             }
         }
-        if due.is_empty() {
-            return self.wait(busy.as_deref());
-        }
-        if is_ending(self.seen) {
-            self.waiting = Some(("Waiting", "Waiting for the last attempt's pod to end.".into()));
-            return;
-        }
-        for index in due {
-            let entry = &mut self.status.targets[index];
-            entry.state = TargetState::Pushing;
-            entry.next_attempt_at = None;
-            entry.plain_http = is_plain(self.seen, &entry.repository);
-        }
-        self.begin_attempt();
-        self.create();
+        (due, busy)
+    }
+
+    /// Whether a target gets each platform as soon as it is built.
+    fn is_ahead(&self, target: usize) -> bool {
+        let target = self.seen.push.spec.targets.get(target);
+        target.is_some_and(|target| target.publish == PublishPolicy::AsReady)
     }
 
     fn begin_attempt(&mut self) {
@@ -358,15 +430,17 @@ impl<'a> Pass<'a> {
     }
 
     /// Fills in the templates of targets that have no tags yet; once filled they stay, whatever the day.
-    fn name_tags(&mut self, facts: &Facts) {
-        let mut facts = facts.clone();
-        if facts.build.is_none() {
+    fn name_tags(&mut self) {
+        let mut facts = self.seen.facts.clone();
+        if facts.date.is_empty() {
             let began = self.status.started_at.as_ref().map_or(self.now, |time| time.0);
             facts.date = began.strftime("%Y%m%d").to_string();
         }
         let specs = &self.seen.push.spec.targets;
+        let whole = matches!(self.seen.source, Source::Ready(_));
         for (index, (entry, target)) in self.status.targets.iter_mut().zip(specs).enumerate() {
-            if entry.state != TargetState::Pending || !entry.tags.is_empty() {
+            let early = !whole && target.publish != PublishPolicy::AsReady;
+            if entry.state != TargetState::Pending || !entry.tags.is_empty() || early {
                 continue;
             }
             match tags::of_target(target, index, &facts) {
@@ -405,7 +479,17 @@ impl<'a> Pass<'a> {
     }
 
     fn create(&mut self) {
-        if let Source::Ready { from, .. } = &self.seen.source {
+        let from = match (&self.status.portion, &self.seen.source) {
+            (Some(platform), _) => {
+                let mut portions = self.seen.portions.iter();
+                portions
+                    .find(|portion| portion.platform == *platform)
+                    .map(|portion| &portion.from)
+            }
+            (None, Source::Ready(from)) => Some(&**from),
+            (None, _) => None,
+        };
+        if let Some(from) = from {
             let (targets, mode) = if self.ended {
                 (after::checked(&self.status), PushMode::Check)
             } else if self.seen.push.spec.dry_run {
@@ -441,7 +525,7 @@ impl<'a> Pass<'a> {
         if at > self.now {
             let wait = at.duration_since(self.now).unsigned_abs();
             self.next = Next::After(wait + Duration::from_millis(10));
-        } else if matches!(self.seen.source, Source::Ready { .. }) {
+        } else if matches!(self.seen.source, Source::Ready(_)) {
             self.next = Next::Change;
             if is_ending(self.seen) {
                 return;
@@ -518,6 +602,7 @@ impl<'a> Pass<'a> {
         self.begins = false;
         self.waiting = None;
         self.status.pod = None;
+        self.status.portion = None;
         self.status.finished_at = Some(Time(self.now));
         if failure.is_some() {
             for entry in &mut self.status.targets {

@@ -18,6 +18,11 @@ use crate::{
     registry::{BlobCounters, ReferrerCounters},
 };
 
+#[path = "decide_after_tests.rs"]
+mod after_the_push;
+#[path = "decide_portion_tests.rs"]
+mod portions;
+
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 fn observed(targets: &[&str]) -> Observed {
@@ -41,10 +46,9 @@ fn observed(targets: &[&str]) -> Observed {
     };
     Observed {
         push: Arc::new(push),
-        source: Source::Ready {
-            from: Box::new(source),
-            facts: Box::default(),
-        },
+        source: Source::Ready(Box::new(source)),
+        portions: Vec::new(),
+        facts: tags::Facts::default(),
         pod: None,
         pod_was_seen: false,
         mount_trouble: None,
@@ -498,8 +502,8 @@ fn what_a_tag_pointed_to_before_is_kept_over_attempts() {
         previous: vec![Some(Digest::of(previous))],
     };
     let ours = Digest::of(b"ours");
-    status::take_report(&mut entry, &report(b"before"), Some(&ours), false, NOW);
-    status::take_report(&mut entry, &report(b"ours"), Some(&ours), false, NOW);
+    status::take_report(&mut entry, &report(b"before"), Some(&ours), Success::Pushed, NOW);
+    status::take_report(&mut entry, &report(b"ours"), Some(&ours), Success::Pushed, NOW);
     assert_eq!(entry.tags[0].previous, Some(Digest::of(b"before")));
 }
 
@@ -539,18 +543,15 @@ fn the_summary_of_an_error_says_what_launchpad_says(
     #[case] refused: Option<RefusedPart>,
     #[case] expected: &str,
 ) {
-    let facts = Facts {
+    let facts = tags::Facts {
         build: Some(tags::BuildFacts {
             recipe: "web".into(),
             name: "web-7".into(),
             ..tags::BuildFacts::default()
         }),
-        ..Facts::default()
+        ..tags::Facts::default()
     };
-    let mut seen = observed(&["one.test/team/app"]);
-    if let Source::Ready { facts: known, .. } = &mut seen.source {
-        **known = facts;
-    }
+    let seen = observed(&["one.test/team/app"]);
     let report = TargetReport {
         failure: Some(Failure::new(Reason::RegistryUnavailable, "no answer")),
         digest: None,
@@ -563,153 +564,8 @@ fn the_summary_of_an_error_says_what_launchpad_says(
         requests_omitted: 0,
         previous: Vec::new(),
     };
-    let summary = status::error_summary(&seen.push, &seen.source, "one.test/team/app", &report);
+    let summary = status::error_summary(&seen.push, facts.build.as_ref(), "one.test/team/app", &report);
     assert_eq!(summary, expected);
-}
-
-fn built() -> Arc<crate::api::v1alpha1::OCIRecipeBuild> {
-    let (image, record) = (Digest::of(b"root"), Digest::of(b"record"));
-    Arc::new(
-        serde_json::from_value(json!({
-            "apiVersion": "slipway.dev/v1alpha1", "kind": "OCIRecipeBuild",
-            "metadata": { "name": "web-7", "namespace": "demo", "uid": "b-uid" },
-            "spec": { "recipeRef": { "name": "web" } },
-            "status": {
-                "phase": "FullyBuilt",
-                "platforms": [{ "platform": "linux/amd64", "state": "Built", "record": record }],
-                "image": { "reference": "s/a@b", "digest": image, "mediaType": "x", "layerBytes": 1 },
-            },
-        }))
-        .unwrap(),
-    )
-}
-
-#[test]
-fn a_target_that_serves_a_build_s_image_gets_one_receipt_while_others_still_wait() {
-    let mut seen = observed(&["one.test/a", "two.test/a"]);
-    seen.build = Some(built());
-    let seen = after(&seen, &decide(&seen, NOW));
-    let reported = reported(&seen, vec![None, Some(down())]);
-    let decision = decide(&reported, NOW);
-    let Step::PutReceipt(due) = &decision.step else {
-        panic!("no receipt")
-    };
-    assert_eq!((due.target, due.tag.as_str()), (0, "receipt-b-uid-12345678-0-0"));
-    assert_eq!(due.receipt.records, [Digest::of(b"record")]);
-    assert_eq!(due.receipt.tags[0].name, "edge");
-    let mut written = after(&reported, &decision);
-    let mut push = (*written.push).clone();
-    push.status.as_mut().unwrap().targets[0].receipt = Some(Digest::of(b"receipt"));
-    written.push = Arc::new(push);
-    written.pod = None;
-    assert_eq!(decide(&written, NOW).step, Step::Nothing);
-}
-
-/// An uploaded push whose tags are looked at every minute, and the pass at which that is due.
-fn checking() -> (Observed, Decision) {
-    let seen = edited(&uploaded(), |push| push.spec.check_every_seconds = Some(60));
-    let waiting = decide(&seen, in_seconds(1));
-    assert_eq!(waiting.step, Step::Nothing);
-    assert!(matches!(waiting.next, Next::After(_)));
-    let seen = after(&seen, &waiting);
-    let due = decide(&seen, in_seconds(60));
-    (after(&seen, &due), due)
-}
-
-fn looked(seen: &Observed, found: Option<&[u8]>) -> Decision {
-    let mut reported = reported(seen, vec![None]);
-    let Some(Container::Ended { message, .. }) =
-        reported.pod.as_mut().and_then(|pod| pod.containers.get_mut(PUSH))
-    else {
-        panic!("no report")
-    };
-    let mut report: PushReport = report::read(message).unwrap();
-    report.digest = None;
-    report.targets[0].previous = vec![found.map(Digest::of)];
-    *message = serde_json::to_string(&report).unwrap();
-    decide(&reported, in_seconds(61))
-}
-
-#[test]
-fn a_push_that_ended_looks_at_its_tags_when_it_is_asked_to_and_not_in_between() {
-    let (seen, due) = checking();
-    let Step::CreatePod { plan } = &due.step else {
-        panic!("no pod")
-    };
-    assert_eq!(
-        (plan.mode, plan.targets[0].tags.as_slice()),
-        (PushMode::Check, &["edge".to_owned()][..])
-    );
-    assert!(condition::is_true(&due.status.conditions, condition::SUCCEEDED));
-    let same = looked(&seen, Some(b"root"));
-    assert_eq!((&same.step, same.status.pod.as_ref()), (&Step::Nothing, None));
-    assert!(condition::is_true(&same.status.conditions, condition::READY));
-    assert!(
-        same.status
-            .conditions
-            .iter()
-            .any(|c| c.type_ == condition::DRIFTED && c.status == "False")
-    );
-    let seen = Observed {
-        pod: None,
-        ..after(&seen, &same)
-    };
-    assert_eq!(decide(&seen, in_seconds(120)).step, Step::Nothing);
-    assert!(matches!(
-        decide(&seen, in_seconds(121)).step,
-        Step::CreatePod { .. }
-    ));
-}
-
-#[rstest::rstest]
-#[case::moved(Some(&b"other"[..]), "points to sha256:")]
-#[case::gone(None, "points to nothing")]
-fn a_tag_that_was_moved_is_told_and_set_again_on_request(#[case] found: Option<&[u8]>, #[case] says: &str) {
-    let (seen, _) = checking();
-    let drifted = looked(&seen, found);
-    let conditions = &drifted.status.conditions;
-    assert!(condition::is_true(conditions, condition::DRIFTED));
-    assert!(condition::is_true(conditions, condition::SUCCEEDED));
-    let ready = conditions.iter().find(|c| c.type_ == condition::READY).unwrap();
-    assert_eq!(
-        (ready.status.as_str(), ready.reason.as_str()),
-        ("False", "TagMoved")
-    );
-    assert!(
-        ready.message.contains("one.test/a:edge") && ready.message.contains(says),
-        "{}",
-        ready.message
-    );
-    let seen = Observed {
-        pod: None,
-        ..after(&seen, &drifted)
-    };
-    let asked = edited(&seen, |push| {
-        push.metadata.annotations =
-            Some([(crate::api::REQUEST_ANNOTATION.to_owned(), "again".to_owned())].into());
-    });
-    let Step::CreatePod { plan } = decide(&asked, in_seconds(62)).step else {
-        panic!("no pod")
-    };
-    assert_eq!(plan.mode, PushMode::Write);
-}
-
-#[test]
-fn a_look_that_tells_nothing_changes_nothing_but_says_so() {
-    let (seen, _) = checking();
-    let lost = Observed {
-        pod_was_seen: true,
-        ..seen
-    };
-    let decision = decide(&lost, in_seconds(61));
-    let conditions = &decision.status.conditions;
-    assert!(condition::is_true(conditions, condition::READY));
-    let drifted = conditions.iter().find(|c| c.type_ == condition::DRIFTED).unwrap();
-    assert_eq!(
-        (drifted.status.as_str(), drifted.reason.as_str()),
-        ("Unknown", "PushPodFailed")
-    );
-    assert_eq!(decision.status.targets[0].state, TargetState::Pushed);
 }
 
 #[test]

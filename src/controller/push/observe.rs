@@ -10,11 +10,11 @@ use super::{
     tags::{BuildFacts, Facts},
 };
 use crate::{
-    agent::plan::{PushSource, Registries},
-    api::v1alpha1::{BuildPhase, OCIRecipeBuild, RegistryPush, condition},
+    agent::plan::{PublishPolicy, PushSource, Registries, StagingTarget},
+    api::v1alpha1::{BuildPhase, OCIRecipeBuild, PlatformState, RegistryPush, condition},
     controller::build::status::owned_by,
     controller::{context::Context, request},
-    image::Digest,
+    image::{Digest, Platform},
     kubernetes::pod::SeenPod,
     registry::normal_origin,
 };
@@ -29,6 +29,10 @@ pub struct Observed {
     pub push: Arc<RegistryPush>,
     /// What is pushed.
     pub source: Source,
+    /// Platforms that can be pushed before the whole image can; of a build with several.
+    pub portions: Vec<Portion>,
+    /// What tags may name, as far as it is known.
+    pub facts: Facts,
     /// The pod of the latest attempt.
     pub pod: Option<SeenPod>,
     /// Whether this process has seen that pod.
@@ -51,19 +55,25 @@ pub struct Observed {
 /// What a push pushes, as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// It can be read.
-    Ready {
-        /// Where.
-        from: Box<PushSource>,
-        /// What its tags may name.
-        facts: Box<Facts>,
-    },
+    /// It can be read from here.
+    Ready(Box<PushSource>),
     /// The build is not there, or not ended yet.
     Waiting(String),
     /// The build has ended and has no image.
+    NotBuilt(String),
+    /// It cannot be there.
     Missing(String),
     /// It may not be read from there.
     Forbidden(String),
+}
+
+/// A platform that is built, of an image that need not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// `os/architecture[/variant]`.
+    pub platform: Platform,
+    /// Its image.
+    pub from: PushSource,
 }
 
 /// Reads everything once.
@@ -108,8 +118,12 @@ pub async fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
     };
     let own_build = build(&push);
     Observed {
+        source: source(&push, own_build.as_deref(), &target, &forbidden),
+        portions: own_build
+            .as_deref()
+            .map_or_else(Vec::new, |build| portions(&push, build, &target)),
+        facts: facts(&push, own_build.as_deref()),
         build: own_build,
-        source: source(&push, &namespace, &forbidden, context),
         pod_was_seen: name.is_some_and(|name| context.was_pod_seen(&name)),
         mount_trouble: pod
             .as_ref()
@@ -136,7 +150,12 @@ fn upload_request(push: &RegistryPush, context: &Context) -> Option<String> {
         .filter(|_| status.upload_refusal.is_none())
 }
 
-fn source(push: &RegistryPush, namespace: &str, forbidden: &[String], context: &Context) -> Source {
+fn source(
+    push: &RegistryPush,
+    build: Option<&OCIRecipeBuild>,
+    staging: &StagingTarget,
+    forbidden: &[String],
+) -> Source {
     if let Some(reference) = &push.spec.source.reference {
         return reference_source(push, reference, forbidden);
     }
@@ -146,7 +165,7 @@ fn source(push: &RegistryPush, namespace: &str, forbidden: &[String], context: &
         .build_ref
         .as_ref()
         .map_or("", |build| build.name.as_str());
-    let Some(build) = context.build(namespace, name) else {
+    let Some(build) = build else {
         return Source::Waiting(format!(
             "Waiting for OCIRecipeBuild {name:?}: create it, the push goes on by itself."
         ));
@@ -156,22 +175,9 @@ fn source(push: &RegistryPush, namespace: &str, forbidden: &[String], context: &
         status.map(|s| s.phase).unwrap_or_default(),
         status.and_then(|s| s.image.as_ref()),
     ) {
-        (BuildPhase::FullyBuilt, Some(image)) => {
-            let staging = context.staging.target(namespace);
-            Source::Ready {
-                from: Box::new(PushSource {
-                    registry: staging.registry,
-                    repository: staging.repository,
-                    reference: image.digest.to_string(),
-                    digest: Some(image.digest.clone()),
-                    credentials_dir: None,
-                    realm: staging.realm,
-                }),
-                facts: Box::new(facts_of_build(push, &build)),
-            }
-        }
-        (phase, _) if phase.is_terminal() => Source::Missing(format!(
-            "Build {name:?} ended as {} and has no image to push.",
+        (BuildPhase::FullyBuilt, Some(image)) => Source::Ready(Box::new(staged(staging, &image.digest))),
+        (phase, _) if phase.is_terminal() => Source::NotBuilt(format!(
+            "Build {name:?} ended as {} and has no image to push; request it again, the push goes on by itself.",
             phase.as_str()
         )),
         (phase, _) => Source::Waiting(format!(
@@ -179,6 +185,42 @@ fn source(push: &RegistryPush, namespace: &str, forbidden: &[String], context: &
             phase.as_str()
         )),
     }
+}
+
+fn staged(staging: &StagingTarget, digest: &Digest) -> PushSource {
+    PushSource {
+        registry: staging.registry.clone(),
+        repository: staging.repository.clone(),
+        reference: digest.to_string(),
+        digest: Some(digest.clone()),
+        credentials_dir: None,
+        realm: staging.realm.clone(),
+    }
+}
+
+/// The built platforms that are of use to a target; the only platform of a build is the whole of it.
+fn portions(push: &RegistryPush, build: &OCIRecipeBuild, staging: &StagingTarget) -> Vec<Portion> {
+    let spec = &push.spec;
+    let asked = spec
+        .targets
+        .iter()
+        .any(|target| target.publish == PublishPolicy::AsReady);
+    let platforms = build.status.as_ref().map_or(&[][..], |status| &status.platforms);
+    if !asked || platforms.len() < 2 {
+        return Vec::new();
+    }
+    let wanted: Vec<Platform> = spec.platforms.iter().filter_map(|one| one.parse().ok()).collect();
+    let is_wanted = |platform: &Platform| wanted.is_empty() || wanted.iter().any(|one| one.matches(platform));
+    platforms
+        .iter()
+        .filter(|one| one.state == PlatformState::Built && is_wanted(&one.platform))
+        .filter_map(|one| {
+            Some(Portion {
+                platform: one.platform.clone(),
+                from: staged(staging, one.manifest.as_ref()?),
+            })
+        })
+        .collect()
 }
 
 fn reference_source(push: &RegistryPush, reference: &str, forbidden: &[String]) -> Source {
@@ -189,43 +231,41 @@ fn reference_source(push: &RegistryPush, reference: &str, forbidden: &[String]) 
                 reference.registry
             ))
         }
-        Ok(reference) => Source::Ready {
-            from: Box::new(PushSource {
-                registry: reference.registry,
-                repository: reference.repository,
-                reference: reference
-                    .digest
-                    .as_ref()
-                    .map(Digest::to_string)
-                    .or(reference.tag)
-                    .unwrap_or_default(),
-                digest: reference.digest,
-                credentials_dir: push
-                    .spec
-                    .source
-                    .credentials_ref
-                    .as_ref()
-                    .map(|_| SOURCE_CREDENTIALS.to_owned()),
-                realm: None,
-            }),
-            facts: Box::new(Facts {
-                build: None,
-                date: String::new(),
-                platforms: push.spec.platforms.clone(),
-            }),
-        },
+        Ok(reference) => Source::Ready(Box::new(PushSource {
+            registry: reference.registry,
+            repository: reference.repository,
+            reference: reference
+                .digest
+                .as_ref()
+                .map(Digest::to_string)
+                .or(reference.tag)
+                .unwrap_or_default(),
+            digest: reference.digest,
+            credentials_dir: push
+                .spec
+                .source
+                .credentials_ref
+                .as_ref()
+                .map(|_| SOURCE_CREDENTIALS.to_owned()),
+            realm: None,
+        })),
         Err(error) => Source::Missing(format!("spec.source.reference: {error}")),
     }
 }
 
-/// What tags may name of a build.
-fn facts_of_build(push: &RegistryPush, build: &OCIRecipeBuild) -> Facts {
+fn facts(push: &RegistryPush, build: Option<&OCIRecipeBuild>) -> Facts {
+    let mut platforms = push.spec.platforms.clone();
+    let Some(build) = build else {
+        return Facts {
+            platforms,
+            ..Facts::default()
+        };
+    };
     let status = build.status.as_ref();
     let git = status
         .and_then(|status| status.inputs.as_ref())
         .and_then(|inputs| inputs.recipe.source.git.as_ref());
     let recipe = build.spec.recipe_ref.as_ref();
-    let mut platforms = push.spec.platforms.clone();
     if platforms.is_empty() {
         let built = status.into_iter().flat_map(|status| &status.platforms);
         platforms = built.map(|one| one.platform.to_string()).collect();

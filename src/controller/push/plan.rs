@@ -2,7 +2,7 @@
 
 use super::{observe::Observed, pod::target_credentials, status};
 use crate::{
-    agent::plan::{PushMode, PushPlan, PushSource, PushTarget},
+    agent::plan::{PublishPolicy, PushMode, PushPlan, PushSource, PushTarget},
     api::v1alpha1::RegistryPushStatus,
 };
 
@@ -17,6 +17,7 @@ pub fn plan(
     let spec = &seen.push.spec;
     let origins = spec.targets.iter().map(|target| origin_of(&target.repository));
     let origins: Vec<&str> = origins.chain([source.registry.as_str()]).collect();
+    let is_portion = status.portion.is_some();
     let target = |index: &usize| {
         let (target, entry) = (spec.targets.get(*index)?, status.targets.get(*index)?);
         Some(PushTarget {
@@ -30,7 +31,12 @@ pub fn plan(
                 .as_ref()
                 .map(|_| target_credentials(*index)),
             tag_policy: target.tag_policy,
-            publish: target.publish,
+            publish: if is_portion {
+                // The platforms that are not built yet are left as they are.
+                PublishPolicy::KeepOld
+            } else {
+                target.publish
+            },
         })
     };
     PushPlan {
@@ -41,6 +47,7 @@ pub fn plan(
         platforms: spec
             .platforms
             .iter()
+            .filter(|_| !is_portion)
             .filter_map(|platform| platform.parse().ok())
             .collect(),
     }

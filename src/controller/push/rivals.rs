@@ -17,7 +17,7 @@ use crate::{
 pub struct Rival {
     /// How messages name it; another namespace's is nobody's business.
     pub name: String,
-    /// Its build, where that is whole and newer than this push's, of the same recipe.
+    /// Its build, where that is newer than this push's, of the same recipe, and whole or published in part.
     pub newer_build: Option<String>,
     /// What it writes there.
     pub targets: Vec<RivalTarget>,
@@ -73,7 +73,7 @@ pub fn of(
         }
         let newer_build = own_build.as_ref().and_then(|own| {
             let theirs = made_by_a_build(&other).then(|| build(&other)).flatten()?;
-            is_newer(&theirs, own).then(|| theirs.name_any())
+            is_newer(&theirs, own, is_published(&other)).then(|| theirs.name_any())
         });
         rivals.push(Rival {
             name: if other.namespace() == push.namespace() {
@@ -132,8 +132,14 @@ fn made_by_a_build(push: &RegistryPush) -> bool {
     push.owner_references().iter().any(|owner| owner.kind == kind)
 }
 
+/// Whether a tag has platforms of it ahead of the whole image.
+fn is_published(push: &RegistryPush) -> bool {
+    let mut targets = push.status.iter().flat_map(|status| &status.targets);
+    targets.any(|target| !target.published.is_empty())
+}
+
 /// Source: Launchpad, reference 1.8: superseded by a later build of the recipe that is built.
-fn is_newer(theirs: &OCIRecipeBuild, own: &OCIRecipeBuild) -> bool {
+fn is_newer(theirs: &OCIRecipeBuild, own: &OCIRecipeBuild, published: bool) -> bool {
     let recipe = |build: &OCIRecipeBuild| {
         let reference = build.spec.recipe_ref.as_ref();
         reference.map(|recipe| (build.namespace(), recipe.name.clone()))
@@ -148,7 +154,10 @@ fn is_newer(theirs: &OCIRecipeBuild, own: &OCIRecipeBuild) -> bool {
         .status
         .as_ref()
         .is_some_and(|status| status.phase == BuildPhase::FullyBuilt);
-    whole && recipe(theirs).is_some() && recipe(theirs) == recipe(own) && age(theirs) > age(own)
+    (whole || published)
+        && recipe(theirs).is_some()
+        && recipe(theirs) == recipe(own)
+        && age(theirs) > age(own)
 }
 
 #[cfg(test)]
@@ -234,6 +243,22 @@ mod tests {
         );
         assert_eq!(newer_build(&seen, "example.test/a", "edge").is_some(), superseded);
         assert_eq!(newer_build(&seen, "example.test/a", "v1"), None);
+    }
+
+    #[test]
+    fn a_newer_build_that_is_published_in_part_has_its_tags_already() {
+        let builds = [
+            build("web-2", "web", "FullyBuilt"),
+            build("web-3", "web", "Building"),
+        ];
+        let mine = push("p", Some("web-2"), "example.test/a", "Pending");
+        let mut newer = (*push("q", Some("web-3"), "example.test/a", "Pending")).clone();
+        newer.status.as_mut().unwrap().targets[0].published = vec!["linux/amd64".parse().unwrap()];
+        let seen = rivals(&mine, &[Arc::new(newer)], &builds);
+        assert_eq!(
+            newer_build(&seen, "example.test/a", "edge").as_deref(),
+            Some("web-3")
+        );
     }
 
     #[test]

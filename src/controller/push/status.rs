@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{ResourceExt as _, runtime::events::Event};
 
-use super::observe::Source;
+use super::tags::BuildFacts;
 use crate::{
     agent::report::{BlobCounters, ReferrerCounters, RefusedPart, TargetReport},
     api::v1alpha1::{
@@ -12,7 +12,7 @@ use crate::{
         condition::{self, Conditions, Status},
     },
     controller::events,
-    image::Digest,
+    image::{Digest, Platform},
     record::Reason,
 };
 
@@ -28,6 +28,7 @@ pub fn pending(target: &PushTargetSpec) -> TargetStatus {
         digest: None,
         pushed_at: None,
         receipt: None,
+        published: Vec::new(),
         blobs: BlobCounters::default(),
         referrers: ReferrerCounters::default(),
         requests: Vec::new(),
@@ -57,15 +58,11 @@ pub fn ask_again(status: &mut TargetStatus) {
 /// Source: Launchpad, reference 1.7, "Texts".
 pub fn error_summary(
     push: &RegistryPush,
-    source: &Source,
+    build: Option<&BuildFacts>,
     repository: &str,
     report: &TargetReport,
 ) -> String {
     let (origin, image) = repository.split_once('/').unwrap_or((repository, ""));
-    let build = match source {
-        Source::Ready { facts, .. } => facts.build.as_ref(),
-        _ => None,
-    };
     let (recipe, run) = build.map_or_else(
         || (push.name_any(), push.name_any()),
         |build| (build.recipe.clone(), build.name.clone()),
@@ -91,12 +88,23 @@ pub fn written_tags(status: &TargetStatus) -> Vec<&str> {
     tags.map(|tag| tag.name.as_str()).collect()
 }
 
+/// What a target comes to by an attempt that succeeds there.
+#[derive(Clone, Copy, Debug)]
+pub enum Success<'a> {
+    /// The requests that would write are known.
+    Planned,
+    /// The tags have this platform, ahead of the whole image.
+    Published(&'a Platform),
+    /// The tags point to the whole image.
+    Pushed,
+}
+
 /// Writes what an attempt reports into the target's entry; what follows from a failure is decided elsewhere.
 pub fn take_report(
     status: &mut TargetStatus,
     report: &TargetReport,
     digest: Option<&Digest>,
-    dry_run: bool,
+    success: Success<'_>,
     now: Timestamp,
 ) {
     status.attempts += 1;
@@ -114,14 +122,25 @@ pub fn take_report(
     status.error_summary = None;
     status.requests.clone_from(&report.requests);
     status.requests_omitted = report.requests_omitted;
-    match report.failure {
-        None if dry_run => status.state = TargetState::Planned,
-        None => {
+    // What was there before the image is what was there before its first platform.
+    let first = status.published.is_empty();
+    match (&report.failure, success) {
+        (None, Success::Planned) => status.state = TargetState::Planned,
+        (None, Success::Published(platform)) => {
+            status.state = TargetState::Pending;
+            status.attempts = 0;
+            status.published.push(platform.clone());
+        }
+        (None, Success::Pushed) => {
             status.state = TargetState::Pushed;
             status.digest = digest.cloned();
             status.pushed_at = Some(Time(now));
+            status.published = Vec::new();
         }
-        Some(_) => {}
+        (Some(_), _) => {}
+    }
+    if !first {
+        return;
     }
     let written = status.tags.iter_mut().filter(|tag| tag.superseded_by.is_none());
     for (tag, previous) in written.zip(&report.previous) {
@@ -267,6 +286,23 @@ pub fn events(before: Option<&RegistryPushStatus>, after: &RegistryPushStatus) -
                         target.repository, blobs.uploaded, blobs.bytes_uploaded, blobs.mounted, blobs.existed
                     ),
                 ));
+            }
+            (TargetState::Pending, None) => {
+                let known = known.map_or(0, |known| known.published.len());
+                list.extend(
+                    target
+                        .published
+                        .get(known..)
+                        .into_iter()
+                        .flatten()
+                        .map(|platform| {
+                            let text = format!(
+                                "{}: {platform} is there, ahead of the whole image.",
+                                target.repository
+                            );
+                            events::normal("Published", &text)
+                        }),
+                );
             }
             (TargetState::Pending, Some(failure)) if target.attempts > 0 => list.push(events::warning(
                 "Retrying",

@@ -10,7 +10,7 @@ use crate::{
 pub struct Facts {
     /// Of a build.
     pub build: Option<BuildFacts>,
-    /// The day on which the build ended, or the push of another image began, `20261124`.
+    /// The day on which the build ended, `20261124`; of what is no ended build, none.
     pub date: String,
     /// The platforms of the image that is pushed; empty where they are not known.
     pub platforms: Vec<String>,

@@ -23,6 +23,9 @@ pub enum PublishPolicy {
     /// The whole image, once every platform is built, and nothing else: the digest is the image's.
     #[default]
     WhenComplete,
+    /// Each platform as soon as it is built, beside those that the tag has; in the end the whole image, and nothing
+    /// else. Of an image that is whole already this is `WhenComplete`.
+    AsReady,
     /// The whole image, and beside it the platforms that the tag has and the image lacks, as in Launchpad's lists.
     KeepOld,
     /// The whole image, unless the tag has a platform that it lacks.
@@ -40,7 +43,7 @@ pub async fn for_target(
     target: &Target,
     policy: PublishPolicy,
 ) -> Result<Image, CopyError> {
-    if policy == PublishPolicy::WhenComplete {
+    if matches!(policy, PublishPolicy::WhenComplete | PublishPolicy::AsReady) {
         return Ok(image.clone());
     }
     let ours = entries(source, &image.root).await?;
