@@ -168,6 +168,7 @@ async fn a_build_names_a_recipe_or_carries_one(#[case] spec: Value, #[case] expe
 #[case::no_target(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [] }), "spec.targets")]
 #[case::same_target_twice(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a" }, { "repository": "example.test/a" }] }), "two targets name the same repository")]
 #[case::credentials_of_a_build(json!({ "source": { "buildRef": { "name": "b" }, "credentialsRef": { "name": "s" } }, "targets": [{ "repository": "example.test/a" }] }), "credentialsRef belongs to source.reference")]
+#[case::a_tag_that_moves_and_must_not(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "publish": "AsReady", "tagPolicy": "Immutable" }] }), "publish: AsReady moves a tag with each platform")]
 #[case::bad_tag(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "tags": ["a/b"] }] }), "spec.targets[0].tags[0]")]
 #[case::unknown_variable(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "tags": ["{colour}"] }] }), "tags may name {ref}")]
 #[case::open_variable(json!({ "source": { "buildRef": { "name": "b" } }, "targets": [{ "repository": "example.test/a", "tags": ["{ref"] }] }), "tags may name {ref}")]
