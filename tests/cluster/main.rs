@@ -23,3 +23,4 @@ mod pushes;
 mod recipes;
 mod staging;
 mod support;
+mod turns;

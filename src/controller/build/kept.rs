@@ -1,9 +1,13 @@
 //! What the cache keeps of a build that has ended, so that a thousand of them cost the operator little.
 //!
-//! Layers and the snapshot of the inputs are most of a build, and only one that goes on needs them. A build
-//! that was trimmed is never written: before that it is read whole.
+//! Layers and the snapshot of the inputs are most of a build, and only one that goes on needs them; of large layers
+//! the digests stay, by which pushes know what they have in common. A build that was trimmed is never written:
+//! before that it is read whole.
 
-use crate::api::v1alpha1::{BuildStrategySpec, GitSource, OCIRecipeBuild, OCIRecipeSpec, RecipeSource};
+use crate::{
+    api::v1alpha1::{BuildStrategySpec, GitSource, OCIRecipeBuild, OCIRecipeSpec, RecipeSource},
+    controller::push::rivals::LARGE_LAYER,
+};
 
 /// Leaves out what only a build that goes on needs.
 pub fn trim(build: &mut OCIRecipeBuild) {
@@ -17,7 +21,13 @@ pub fn trim(build: &mut OCIRecipeBuild) {
         trim_recipe(recipe);
     }
     for platform in &mut status.platforms {
-        platform.layers = Vec::new();
+        platform.layers.retain(|layer| layer.size >= LARGE_LAYER);
+        for layer in &mut platform.layers {
+            layer.media_type = String::new();
+            layer.source = String::new();
+            layer.layer_id = String::new();
+        }
+        platform.layers.shrink_to_fit();
     }
 }
 

@@ -403,14 +403,16 @@ impl<'a> Pass<'a> {
             {
                 continue;
             }
-            match rivals::writer(&self.seen.rivals, &entry.repository, &status::written_tags(entry)) {
-                Some(rival) => {
-                    busy = Some(format!(
-                        "{}: {} is writing a tag of it.",
-                        entry.repository, rival.name
-                    ));
-                }
-                None => due.push(index),
+            let (others, repository) = (&self.seen.rivals, &entry.repository);
+            if let Some(rival) = rivals::writer(others, repository, &status::written_tags(entry)) {
+                busy = Some(format!("{repository}: {} is writing a tag of it.", rival.name));
+            } else if let Some(rival) = rivals::bringer(others, repository) {
+                busy = Some(format!(
+                    "{repository}: {} is bringing layers that both have.",
+                    rival.name
+                ));
+            } else {
+                due.push(index);
             }
         }
         (due, busy)

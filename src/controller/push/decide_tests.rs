@@ -366,12 +366,41 @@ fn rival(newer_build: Option<&str>, writing: bool) -> rivals::Rival {
     rivals::Rival {
         name: "push \"q\"".into(),
         newer_build: newer_build.map(ToOwned::to_owned),
+        comes_on: true,
+        shared: std::collections::BTreeSet::new(),
         targets: vec![rivals::RivalTarget {
             repository: "one.test/a".into(),
             tags: vec!["edge".into()],
             writing,
+            serves: false,
         }],
     }
+}
+
+#[test]
+fn a_target_to_which_another_push_brings_the_same_layers_waits_for_them() {
+    let mut seen = observed(&["one.test/a", "two.test/a"]);
+    let mut other = rival(None, true);
+    other.targets[0].tags = vec!["v1".into()];
+    seen.rivals = vec![other.clone()];
+    assert_eq!(planned(&decide(&seen, NOW)), ["one.test/a", "two.test/a"]);
+    other.shared.insert(Digest::of(b"layer"));
+    seen.rivals = vec![other];
+    let first = decide(&seen, NOW);
+    assert_eq!(planned(&first), ["two.test/a"]);
+    let ended = ended_with(&after(&seen, &first), vec![None]);
+    let waiting = decide(&ended, NOW);
+    assert_eq!((&waiting.step, waiting.next), (&Step::Nothing, Next::Change));
+    let ready = waiting
+        .status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == condition::READY)
+        .unwrap();
+    assert_eq!(
+        ready.message,
+        "Waiting for its turn: one.test/a: push \"q\" is bringing layers that both have."
+    );
 }
 
 #[test]

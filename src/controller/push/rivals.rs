@@ -1,14 +1,18 @@
-//! Who else writes the tags of a push: pushes take turns, and an older build leaves a tag to a newer one. Pure.
+//! Who else pushes to the repositories of a push: pushes take turns, and an older build leaves a tag to a newer
+//! one. Pure.
 //!
-//! A turn is one repository and tag; pushes to other tags of it go on at once. What nobody but a registry could
-//! know, writers outside of this cluster, is the tag policy's business.
+//! A turn is one repository and tag, or a large layer that two images have and the repository has not: the first
+//! brings it, the second finds it there. Everything else goes on at once. What nobody but a registry could know,
+//! writers outside of this cluster, is the tag policy's business.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use kube::{Resource as _, ResourceExt as _};
 
+use super::status::PUSHING;
 use crate::{
     api::v1alpha1::{BuildPhase, OCIRecipeBuild, RegistryPush, TargetState},
+    image::{Digest, Platform},
     registry::normal_origin,
 };
 
@@ -19,9 +23,16 @@ pub struct Rival {
     pub name: String,
     /// Its build, where that is newer than this push's, of the same recipe, and whole or published in part.
     pub newer_build: Option<String>,
+    /// Whether its running attempt comes on: one whose pod waits for a Secret or a node keeps nobody waiting.
+    pub comes_on: bool,
+    /// The large layers of this push's image that its own has too.
+    pub shared: BTreeSet<Digest>,
     /// What it writes there.
     pub targets: Vec<RivalTarget>,
 }
+
+/// The size in bytes from which a layer is worth a turn: about what a slow link carries while a pod starts.
+pub const LARGE_LAYER: u64 = 1 << 20;
 
 /// One target of another push.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +43,8 @@ pub struct RivalTarget {
     pub tags: Vec<String>,
     /// Whether an attempt is running.
     pub writing: bool,
+    /// Whether its image is there.
+    pub serves: bool,
 }
 
 /// The others that share a repository with this push.
@@ -49,7 +62,9 @@ pub fn of(
         .iter()
         .map(|target| canonical(&target.repository))
         .collect();
-    let own_build = made_by_a_build(push).then(|| build(push)).flatten();
+    let source_build = build(push);
+    let own_build = source_build.as_ref().filter(|_| made_by_a_build(push));
+    let own_layers = large_layers(push, source_build.as_deref());
     let mut rivals = Vec::new();
     for other in others.filter(|other| other.uid() != push.uid()) {
         let targets: Vec<RivalTarget> = other
@@ -65,15 +80,26 @@ pub fn of(
                     .map(|tag| tag.name.clone())
                     .collect(),
                 writing: target.state == TargetState::Pushing,
+                serves: target.state == TargetState::Pushed,
             })
             .filter(|target| own.contains(&target.repository))
             .collect();
         if targets.is_empty() {
             continue;
         }
-        let newer_build = own_build.as_ref().and_then(|own| {
-            let theirs = made_by_a_build(&other).then(|| build(&other)).flatten()?;
-            is_newer(&theirs, own, is_published(&other)).then(|| theirs.name_any())
+        let their_build = build(&other);
+        let shared = if own_layers.is_empty() {
+            BTreeSet::new()
+        } else {
+            let theirs = large_layers(&other, their_build.as_deref());
+            own_layers
+                .intersection(&theirs)
+                .map(|layer| (*layer).clone())
+                .collect()
+        };
+        let newer_build = own_build.and_then(|own| {
+            let theirs = their_build.as_ref().filter(|_| made_by_a_build(&other))?;
+            is_newer(theirs, own, is_published(&other)).then(|| theirs.name_any())
         });
         rivals.push(Rival {
             name: if other.namespace() == push.namespace() {
@@ -82,10 +108,51 @@ pub fn of(
                 "another namespace's push".to_owned()
             },
             newer_build,
+            comes_on: comes_on(&other),
+            shared,
             targets,
         });
     }
     rivals
+}
+
+/// Who is bringing a layer to a repository that this push's image has and the repository is not known to have.
+pub fn bringer<'a>(rivals: &'a [Rival], repository: &str) -> Option<&'a Rival> {
+    let repository = canonical(repository);
+    let at = |rival: &Rival, state: fn(&RivalTarget) -> bool| {
+        let mut targets = rival.targets.iter();
+        targets.any(|target| target.repository == repository && state(target))
+    };
+    let serving = rivals.iter().filter(|rival| at(rival, |target| target.serves));
+    let there: BTreeSet<&Digest> = serving.flat_map(|rival| &rival.shared).collect();
+    rivals
+        .iter()
+        .filter(|rival| rival.comes_on && at(rival, |target| target.writing))
+        .find(|rival| rival.shared.iter().any(|layer| !there.contains(layer)))
+}
+
+fn comes_on(push: &RegistryPush) -> bool {
+    let mut conditions = push.status.iter().flat_map(|status| &status.conditions);
+    conditions.any(|condition| condition.reason == PUSHING)
+}
+
+/// The layers of the build's image, as far as this push brings them, that are worth a turn.
+fn large_layers<'a>(push: &RegistryPush, build: Option<&'a OCIRecipeBuild>) -> BTreeSet<&'a Digest> {
+    let wanted: Vec<Platform> = push
+        .spec
+        .platforms
+        .iter()
+        .filter_map(|one| one.parse().ok())
+        .collect();
+    build
+        .and_then(|build| build.status.as_ref())
+        .into_iter()
+        .flat_map(|status| &status.platforms)
+        .filter(|one| wanted.is_empty() || wanted.iter().any(|wanted| wanted.matches(&one.platform)))
+        .flat_map(|one| &one.layers)
+        .filter(|layer| layer.size >= LARGE_LAYER)
+        .map(|layer| &layer.digest)
+        .collect()
 }
 
 /// Who is writing one of these tags of a repository right now.
@@ -166,6 +233,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::v1alpha1::condition::Conditions;
 
     fn push(name: &str, build: Option<&str>, repository: &str, state: &str) -> Arc<RegistryPush> {
         let owners: Vec<_> = build
@@ -258,6 +326,63 @@ mod tests {
         assert_eq!(
             newer_build(&seen, "example.test/a", "edge").as_deref(),
             Some("web-3")
+        );
+    }
+
+    /// A build of layers, each with its size in MiB.
+    fn of_layers(name: &str, layers: &[(&str, u64)]) -> Arc<OCIRecipeBuild> {
+        let mut built = (*build(name, name, "FullyBuilt")).clone();
+        let layer = |(content, size): &(&str, u64)| {
+            let digest = Digest::of(content.as_bytes());
+            json!({
+                "diffID": digest, "digest": digest, "size": size << 20, "mediaType": "x", "layerID": "x", "origin": "New",
+            })
+        };
+        let layers: Vec<_> = layers.iter().map(layer).collect();
+        built.status.as_mut().unwrap().platforms = serde_json::from_value(json!([
+            { "platform": "linux/amd64", "state": "Built", "layers": layers },
+        ]))
+        .unwrap();
+        Arc::new(built)
+    }
+
+    #[rstest]
+    #[case::brought_now(&["Pushing"], true, Some("q1"))]
+    #[case::the_pod_does_not_run(&["Pushing"], false, None)]
+    #[case::brought_already(&["Pushed"], true, None)]
+    #[case::brought_by_one_before(&["Pushing", "Pushed"], true, None)]
+    #[case::waits_too(&["Pending"], true, None)]
+    fn a_large_layer_that_two_images_have_is_brought_by_one(
+        #[case] states: &[&str],
+        #[case] runs: bool,
+        #[case] expected: Option<&str>,
+    ) {
+        let base = ("base", 40);
+        let builds = [
+            of_layers("b", &[base, ("own", 2), ("empty", 0)]),
+            of_layers("q", &[base, ("other", 2), ("empty", 0)]),
+            of_layers("apart", &[("third", 40), ("empty", 0)]),
+        ];
+        let mine = push("p", Some("b"), "example.test/a", "Pending");
+        let running = |name: &str, build: &str, repository: &str, state: &str| {
+            let mut push = (*push(name, Some(build), repository, state)).clone();
+            let conditions = Conditions::running(if runs { PUSHING } else { "SecretMissing" }, "");
+            push.status.as_mut().unwrap().conditions =
+                conditions.merge(&[], None, jiff::Timestamp::UNIX_EPOCH);
+            Arc::new(push)
+        };
+        let mut others = vec![
+            running("apart", "apart", "example.test/a", "Pushing"),
+            running("elsewhere", "q", "example.test/b", "Pushing"),
+        ];
+        for (index, state) in states.iter().enumerate() {
+            others.push(running(&format!("q{}", index + 1), "q", "example.test/a", state));
+        }
+        let seen = rivals(&mine, &others, &builds);
+        let name = expected.map(|name| format!("push {name:?}"));
+        assert_eq!(
+            bringer(&seen, "example.test/a").map(|rival| rival.name.clone()),
+            name
         );
     }
 

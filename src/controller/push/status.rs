@@ -16,6 +16,9 @@ use crate::{
     record::Reason,
 };
 
+/// The reason of a push whose attempt comes on.
+pub const PUSHING: &str = "Pushing";
+
 /// A target to which nothing was pushed yet.
 pub fn pending(target: &PushTargetSpec) -> TargetStatus {
     TargetStatus {
@@ -161,7 +164,7 @@ pub fn conditions(
     if !ended {
         return match waiting {
             Some((reason, message)) => Conditions::running(reason, message),
-            None => Conditions::running("Pushing", &format!("Attempt {} is running.", status.attempt)),
+            None => Conditions::running(PUSHING, &format!("Attempt {} is running.", status.attempt)),
         };
     }
     let failed: Vec<&TargetStatus> = status

@@ -1,0 +1,87 @@
+//! Many pushes at once: what several images have in common is brought by one of them.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+use serde_json::json;
+use slipway::api::v1alpha1::{RegistryPush, condition};
+
+use crate::support::{Arena, REGISTRY, shell, with};
+
+const PUSHES: usize = 10;
+
+/// Ten layers of 1.25 MiB, of which nine are the same in every image, and none is smaller when it is compressed.
+const SCRIPT: &str = r#"
+cd /tmp
+perl -e 'srand(7); print pack("N", rand(2**32)) for 1..2949120' | split -b 1310720 - data
+head -c 1310720 /dev/urandom > datazz
+ids= names=
+for data in data*; do
+  touch -d @0 $data
+  tar --owner 0 --group 0 --numeric-owner -cf layer-$data $data
+  ids="$ids${ids:+,}\"sha256:$(sha256sum < layer-$data | cut -d' ' -f1)\""
+  names="$names${names:+,}\"layer-$data\""
+done
+echo "{\"architecture\":\"$SLIPWAY_ARCH\",\"os\":\"linux\",\"config\":{},\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[$ids]}}" > config.json
+echo "[{\"Config\":\"config.json\",\"RepoTags\":[\"test:1\"],\"Layers\":[$names]}]" > manifest.json
+tar -cf "$SLIPWAY_ARCHIVE" manifest.json config.json layer-*
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_that_begin_together_bring_each_layer_once() {
+    let Some(arena) = Arena::open("turns").await else {
+        return;
+    };
+    let repository = format!("{REGISTRY}/{}/app", arena.namespace);
+    let builds: Vec<String> = (1..=PUSHES).map(|number| format!("app-{number}")).collect();
+    join_all(
+        builds
+            .iter()
+            .map(|build| arena.build(build, with(shell(SCRIPT), &json!({})))),
+    )
+    .await;
+    // Of each blob of all images together, its size.
+    let mut unique = BTreeMap::new();
+    for status in join_all(builds.iter().map(|build| arena.fully_built(build))).await {
+        let layers = &status.platforms[0].layers;
+        assert_eq!(layers.len(), 10);
+        unique.extend(layers.iter().map(|layer| (layer.digest.clone(), layer.size)));
+    }
+    assert_eq!(unique.len(), 9 + PUSHES);
+
+    let push = |build: &String| {
+        json!({
+            "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPush", "metadata": { "name": build },
+            "spec": {
+                "source": { "buildRef": { "name": build } },
+                "targets": [{ "repository": repository, "tags": [build] }],
+            },
+        })
+    };
+    let pushes: Vec<_> = builds.iter().map(push).collect();
+    arena
+        .apply(&json!({ "apiVersion": "v1", "kind": "List", "items": pushes }))
+        .await;
+    let succeeded = |push: &RegistryPush| {
+        let status = push.status.as_ref();
+        status.is_some_and(|status| condition::is_true(&status.conditions, condition::SUCCEEDED))
+    };
+    let ended = join_all(
+        builds
+            .iter()
+            .map(|build| arena.push_until(build, "pushed", succeeded)),
+    )
+    .await;
+    let sent: i64 = ended
+        .iter()
+        .map(|push| push.status.as_ref().unwrap().targets[0].blobs.bytes_uploaded)
+        .sum();
+    let layers: i64 = unique.values().map(|size| i64::try_from(*size).unwrap()).sum();
+    println!("{PUSHES} pushes sent {sent} bytes, their layers are {layers}");
+    // Configs are sent too; they are less than a thousandth.
+    assert!(
+        (layers..layers + layers / 100).contains(&sent),
+        "{sent} of {layers}"
+    );
+    arena.close().await;
+}
