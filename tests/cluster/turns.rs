@@ -6,7 +6,10 @@ use futures_util::future::join_all;
 use serde_json::json;
 use slipway::api::v1alpha1::{RegistryPush, condition};
 
-use crate::support::{Arena, REGISTRY, shell, with};
+use crate::{
+    doors::Door,
+    support::{Arena, shell, with},
+};
 
 const PUSHES: usize = 10;
 
@@ -27,12 +30,24 @@ echo "[{\"Config\":\"config.json\",\"RepoTags\":[\"test:1\"],\"Layers\":[$names]
 tar -cf "$SLIPWAY_ARCHIVE" manifest.json config.json layer-*
 "#;
 
+fn waits_for_layers(push: &RegistryPush) -> bool {
+    let mut conditions = push.status.iter().flat_map(|status| &status.conditions);
+    conditions.any(|condition| condition.message.ends_with("is bringing layers that both have."))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pushes_that_begin_together_bring_each_layer_once() {
     let Some(arena) = Arena::open("turns").await else {
         return;
     };
-    let repository = format!("{REGISTRY}/{}/app", arena.namespace);
+    // The first push stands before the registry until all others have begun, or wait.
+    let registry = Door::to_service(&arena.client, "slipway-demo", "registry").await;
+    let policy = json!({
+        "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy", "metadata": { "name": arena.namespace },
+        "spec": { "origin": registry.address, "plainHTTP": true },
+    });
+    arena.apply(&policy).await;
+    let repository = format!("{}/{}/app", registry.address, arena.namespace);
     let builds: Vec<String> = (1..=PUSHES).map(|number| format!("app-{number}")).collect();
     join_all(
         builds
@@ -62,6 +77,20 @@ async fn pushes_that_begin_together_bring_each_layer_once() {
     arena
         .apply(&json!({ "apiVersion": "v1", "kind": "List", "items": pushes }))
         .await;
+    registry.arrived(1).await;
+    let under_way = |push: &RegistryPush| {
+        let status = push.status.as_ref();
+        status.is_some_and(|status| status.pod.is_some() || waits_for_layers(push))
+    };
+    let begun = join_all(
+        builds
+            .iter()
+            .map(|build| arena.push_until(build, "under way", under_way)),
+    )
+    .await;
+    let waiting = begun.iter().filter(|push| waits_for_layers(push)).count();
+    assert_eq!(waiting, PUSHES - 1);
+    registry.open();
     let succeeded = |push: &RegistryPush| {
         let status = push.status.as_ref();
         status.is_some_and(|status| condition::is_true(&status.conditions, condition::SUCCEEDED))
