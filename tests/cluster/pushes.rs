@@ -6,7 +6,10 @@ use slipway::{
     record::Reason,
 };
 
-use crate::support::{Arena, REGISTRY, REGISTRY_ADDRESS, buildah, kubectl, pods_gone, run};
+use crate::{
+    own_registry::OwnRegistry,
+    support::{Arena, REGISTRY, REGISTRY_ADDRESS, buildah, kubectl, run},
+};
 
 fn finished(push: &RegistryPush) -> bool {
     push.status
@@ -106,47 +109,6 @@ async fn a_missing_secret_is_a_wait_that_ends_when_it_appears() {
     arena.close().await;
 }
 
-/// A registry of the test's own, which does not run yet, and its origin; any push may go there without TLS.
-async fn registry_that_is_down(arena: &Arena) -> String {
-    let services =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/hack/demo/services.yaml")).unwrap();
-    let own: Vec<String> = services
-        .split("\n---\n")
-        .filter(|document| document.contains("name: registry,"))
-        .map(|document| {
-            document
-                .replace("slipway-demo", &arena.namespace)
-                .replace("  clusterIP: 10.96.0.50\n", "")
-        })
-        .collect();
-    kubectl(&["apply", "-f", "-"], Some(&own.join("\n---\n")))
-        .await
-        .unwrap();
-    scale(arena, 0).await;
-    pods_gone(&arena.namespace, &["-l", "app=registry"]).await;
-    let origin = format!("registry.{}.svc.cluster.local:5000", arena.namespace);
-    let policy = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy", "metadata": { "name": arena.namespace }, "spec": { "origin": origin, "plainHTTP": true } });
-    kubectl(&["apply", "-f", "-"], Some(&policy.to_string()))
-        .await
-        .unwrap();
-    origin
-}
-
-async fn scale(arena: &Arena, replicas: u32) {
-    let replicas = format!("--replicas={replicas}");
-    let namespace = ["--namespace", arena.namespace.as_str()];
-    let arguments = [&namespace[..], &["scale", "deployment/registry", &replicas]].concat();
-    kubectl(&arguments, None).await.unwrap();
-}
-
-/// `host:port` of the test's own registry, as this machine reaches it.
-async fn address_of_registry(arena: &Arena) -> String {
-    let namespace = ["--namespace", arena.namespace.as_str()];
-    let wanted = ["get", "service/registry", "-o", "jsonpath={.spec.clusterIP}"];
-    let address = kubectl(&[&namespace[..], &wanted].concat(), None).await.unwrap();
-    format!("{}:5000", address.trim())
-}
-
 /// What another tool says that a tag points to.
 async fn served(image: &str) -> String {
     let address = format!("docker://{image}");
@@ -165,7 +127,7 @@ async fn of_three_targets_the_one_that_is_down_waits_and_completes_by_itself() {
     let Some(arena) = Arena::open("three").await else {
         return;
     };
-    let origin = registry_that_is_down(&arena).await;
+    let registry = OwnRegistry::that_is_down(&arena).await;
     arena
         .build("app", buildah("FROM scratch\nCOPY hello.txt /\n"))
         .await;
@@ -174,7 +136,7 @@ async fn of_three_targets_the_one_that_is_down_waits_and_completes_by_itself() {
     let targets = [
         format!("{REGISTRY}/{}/one", arena.namespace),
         format!("{REGISTRY}/{}/two", arena.namespace),
-        format!("{origin}/three"),
+        format!("{}/three", registry.origin),
     ];
     let listed: Vec<_> = targets
         .iter()
@@ -200,7 +162,7 @@ async fn of_three_targets_the_one_that_is_down_waits_and_completes_by_itself() {
     assert_eq!(down.failure.as_ref().unwrap().reason, Reason::RegistryUnavailable);
     assert!(down.next_attempt_at.is_some() && down.attempts >= 1, "{down:?}");
 
-    scale(&arena, 1).await;
+    registry.scale(&arena, 1).await;
     let push = arena.push_until("byhand", "finished", finished).await;
     let status = push.status.unwrap();
     assert!(
@@ -216,11 +178,10 @@ async fn of_three_targets_the_one_that_is_down_waits_and_completes_by_itself() {
     assert_eq!(third.uploaded, first.existed + first.mounted + first.uploaded);
     assert_eq!((third.existed, third.mounted, third.resumed), (0, 0, 0));
     assert!(status.targets[2].attempts >= 2);
-    let own = address_of_registry(&arena).await;
     let images = [
         format!("{REGISTRY_ADDRESS}/{}/one", arena.namespace),
         format!("{REGISTRY_ADDRESS}/{}/two", arena.namespace),
-        format!("{own}/three"),
+        format!("{}/three", registry.address),
     ];
     for image in images {
         for tag in ["v1", "app-edge"] {
@@ -411,9 +372,9 @@ async fn a_target_that_is_down_is_pushed_to_when_it_comes_back_without_a_rebuild
     let Some(arena) = Arena::open("outage").await else {
         return;
     };
-    let origin = registry_that_is_down(&arena).await;
+    let registry = OwnRegistry::that_is_down(&arena).await;
     let mut spec = buildah("FROM scratch\nCOPY hello.txt /\n");
-    spec["pushRules"] = json!([{ "repository": format!("{origin}/app") }]);
+    spec["pushRules"] = json!([{ "repository": format!("{}/app", registry.origin) }]);
     arena.build("app", spec).await;
     arena.fully_built("app").await;
     arena
@@ -426,7 +387,7 @@ async fn a_target_that_is_down_is_pushed_to_when_it_comes_back_without_a_rebuild
             })
         })
         .await;
-    scale(&arena, 1).await;
+    registry.scale(&arena, 1).await;
     let status = arena.uploaded("app").await;
     assert_eq!(status.platforms[0].attempt, 1, "nothing was built again");
     kubectl(&["delete", "rpol", &arena.namespace], None)

@@ -278,7 +278,9 @@ impl<'a> Pass<'a> {
             if let Some(failure) = &of_target.failure {
                 let (push, build) = (&self.seen.push, self.seen.facts.build.as_ref());
                 entry.error_summary = Some(status::error_summary(push, build, &entry.repository, of_target));
-                retry_or_fail(entry, failure, of_target.retry_after_seconds, self.now);
+                let has_secret = push.spec.targets[index].credentials_ref.is_some();
+                let failure = with_the_secret_of_now(failure, has_secret && entry.attempts == 1);
+                retry_or_fail(entry, &failure, of_target.retry_after_seconds, self.now);
             }
         }
         self.status.pod = None;
@@ -642,6 +644,14 @@ impl<'a> Pass<'a> {
             next: self.next,
             begins: self.begins,
         }
+    }
+}
+
+/// A Secret that was rotated while an attempt ran counts in the next one's pod.
+fn with_the_secret_of_now(failure: &Failure, first: bool) -> Failure {
+    Failure {
+        retryable: failure.retryable || (first && failure.reason == Reason::PushUnauthorized),
+        ..failure.clone()
     }
 }
 

@@ -340,6 +340,28 @@ fn whether_a_target_is_tried_again_depends_on_the_class_of_its_error(
     assert_eq!(targets(&ended)[0].state, expected);
 }
 
+#[rstest::rstest]
+#[case::with_a_secret(true, 2)]
+#[case::without(false, 1)]
+fn a_registry_that_refuses_the_secret_is_asked_once_more_with_the_secret_as_it_is_then(
+    #[case] secret: bool,
+    #[case] attempts: i32,
+) {
+    let mut seen = observed(&["one.test/a"]);
+    let name = secret.then(|| serde_json::from_value(json!({ "name": "login" })).unwrap());
+    Arc::make_mut(&mut seen.push).spec.targets[0].credentials_ref = name;
+    let refused = Failure::new(Reason::PushUnauthorized, "401");
+    let mut now = 0;
+    while targets(&seen).is_empty() || targets(&seen)[0].state == TargetState::Pending {
+        let begun = after(&seen, &decide(&seen, in_seconds(now)));
+        seen = ended_with(&begun, vec![Some(refused.clone())]);
+        now += 60;
+        assert!(now < 600, "it never ends");
+    }
+    let target = &targets(&seen)[0];
+    assert_eq!((target.state, target.attempts), (TargetState::Failed, attempts));
+}
+
 #[test]
 fn a_pod_that_is_lost_costs_its_own_targets_an_attempt_and_no_other() {
     let seen = observed(&["one.test/a", "two.test/a"]);
