@@ -7,27 +7,21 @@
 //! An index that clients share is written by reading it first, so the tag is moved only if it still holds what was
 //! read, and everything begins again where it does not.
 
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     CopyError, Image, Outcome, PushOptions, TagPolicy, Target,
-    plan::{ATTESTS, Document, Node, read_document},
+    entries::{Entry, document, entries, index, index_type, listed, staying},
+    plan::read_document,
     push::push_all_with,
 };
 use crate::{
-    image::{Descriptor, Digest, Platform, media_type},
-    registry::{
-        manifest::RawManifest,
-        source::{BlobSource as _, ImageSource, SourceBlob},
-    },
+    image::Digest,
+    registry::{manifest::RawManifest, source::ImageSource},
 };
 
 /// How often a merge begins again because somebody else moved the tag.
 const TRIES: usize = 8;
-/// A config is some KiB; a registry need not take a manifest of more.
-const CONFIG_LIMIT: u64 = 4 << 20;
 
 /// Puts an image's platforms into the index under the target's tag; without one there, an index of them alone.
 /// Returns the digest of what the tag then holds.
@@ -43,7 +37,14 @@ pub async fn push_merged(
     target: &Target,
     options: &PushOptions,
 ) -> Result<(Digest, Outcome), CopyError> {
-    let entries = entries(image, source).await?;
+    let ours = entries(&image.root, source).await?;
+    let is_index = image.media_type() == index_type(image);
+    if !is_index && ours.iter().all(|own| own.platform().is_none()) {
+        return Err(CopyError::Manifest {
+            digest: image.root.digest.clone(),
+            problem: "its config does not say for which platform it is".to_owned(),
+        });
+    }
     let [tag] = &target.tags[..] else {
         return Err(CopyError::Unmergeable {
             what: target.repository.name().to_owned(),
@@ -54,7 +55,7 @@ pub async fn push_merged(
     loop {
         tries += 1;
         let theirs = target.repository.manifest(tag).await?;
-        let merged = image.merged(theirs.as_ref(), &entries)?;
+        let merged = image.under(merge(theirs.as_ref(), &ours, index_type(image))?)?;
         let policy = match target.policy {
             TagPolicy::Immutable => TagPolicy::Immutable,
             TagPolicy::Overwrite | TagPolicy::IfUnchanged => TagPolicy::IfUnchanged,
@@ -88,110 +89,14 @@ pub async fn push_merged(
     }
 }
 
-impl Image {
-    /// The image with an index that has others' platforms beside its own.
-    fn merged(&self, theirs: Option<&RawManifest>, entries: &[Value]) -> Result<Self, CopyError> {
-        let media_type = match self.root.media_type.as_str() {
-            media_type::DOCKER_MANIFEST | media_type::DOCKER_LIST => media_type::DOCKER_LIST,
-            _ => media_type::OCI_INDEX,
-        };
-        let root = merge(theirs, entries, media_type)?;
-        // Its own index gives way to the merged one.
-        let own = self.root.digest.clone();
-        let is_index = matches!(
-            self.root.media_type.as_str(),
-            media_type::OCI_INDEX | media_type::DOCKER_LIST
-        );
-        let mut nodes = self.nodes.clone();
-        nodes.retain(|node| !is_index || node.raw.digest != own);
-        nodes.push(Node {
-            raw: root.clone(),
-            blobs: Vec::new(),
-        });
-        Self::new(nodes, root)?.with_referrers(self.referrers.clone())
-    }
-}
-
-/// The entries of an image in an index: its index's own, or one that its config describes.
-async fn entries(image: &Image, source: &ImageSource) -> Result<Vec<Value>, CopyError> {
-    let root = &image.root;
-    let invalid = |problem: &str| CopyError::Manifest {
-        digest: root.digest.clone(),
-        problem: problem.to_owned(),
-    };
-    let config = match read_document(root)? {
-        Document::Image(manifest) => manifest.config,
-        Document::Index(_) => {
-            let document: Value =
-                serde_json::from_slice(&root.bytes).map_err(|_| invalid("it is no JSON document"))?;
-            return match document.get("manifests") {
-                Some(Value::Array(entries)) => Ok(entries.clone()),
-                _ => Ok(Vec::new()),
-            };
-        }
-    };
-    let bytes = read_config(source, config).await?;
-    let config: Value =
-        serde_json::from_slice(&bytes).map_err(|_| invalid("its config is no JSON document"))?;
-    let mut platform = serde_json::Map::new();
-    for field in ["os", "architecture", "variant", "os.version", "os.features"] {
-        if let Some(value) = config
-            .get(field)
-            .filter(|value| !value.is_null() && **value != json!(""))
-        {
-            platform.insert(field.to_owned(), value.clone());
-        }
-    }
-    if !(platform.contains_key("os") && platform.contains_key("architecture")) {
-        return Err(invalid("its config does not say for which platform it is"));
-    }
-    Ok(vec![json!({
-        "mediaType": root.media_type,
-        "digest": root.digest,
-        "size": root.bytes.len(),
-        "platform": platform,
-    })])
-}
-
-async fn read_config(source: &ImageSource, config: Descriptor) -> Result<Bytes, CopyError> {
-    let (digest, size) = (config.digest.clone(), config.size);
-    let broken = |problem: String| CopyError::Manifest {
-        digest: digest.clone(),
-        problem,
-    };
-    if size > CONFIG_LIMIT {
-        return Err(broken(format!(
-            "as a config it has more than {CONFIG_LIMIT} bytes"
-        )));
-    }
-    let blob = SourceBlob {
-        source: source.clone(),
-        descriptor: config,
-    };
-    let mut content = blob.open(0).await.map_err(|error| broken(error.to_string()))?;
-    let mut bytes = BytesMut::new();
-    while let Some(part) = content.next().await {
-        bytes.extend_from_slice(&part.map_err(|error| broken(error.to_string()))?);
-        if bytes.len() as u64 > size {
-            break;
-        }
-    }
-    let mut hasher = digest.hasher();
-    hasher.update(&bytes);
-    if hasher.finish() != digest {
-        return Err(broken("the config is not what its digest says".to_owned()));
-    }
-    Ok(bytes.freeze())
-}
-
 /// The index of both.
 fn merge(
     theirs: Option<&RawManifest>,
-    ours: &[Value],
+    ours: &[Entry],
     media_type: &'static str,
 ) -> Result<RawManifest, CopyError> {
-    let mut document = match theirs {
-        None => json!({"schemaVersion": 2, "mediaType": media_type}),
+    let (document, mut merged) = match theirs {
+        None => (json!({"schemaVersion": 2, "mediaType": media_type}), Vec::new()),
         Some(theirs) if theirs.media_type != media_type => {
             return Err(CopyError::Unmergeable {
                 what: theirs.digest.to_string(),
@@ -203,77 +108,22 @@ fn merge(
         }
         Some(theirs) => {
             read_document(theirs)?;
-            serde_json::from_slice(&theirs.bytes).map_err(|_| CopyError::Manifest {
-                digest: theirs.digest.clone(),
-                problem: "it is no JSON document".to_owned(),
-            })?
+            (document(theirs)?, staying(&listed(theirs)?, ours))
         }
     };
-    let before = match document.get_mut("manifests").map(Value::take) {
-        Some(Value::Array(entries)) => entries,
-        _ => Vec::new(),
-    };
-    let gives_way = |entry: &Value| {
-        let same = |our: &Value| our["digest"] == entry["digest"] || same_platform(our, entry);
-        ours.iter().any(same)
-    };
-    let kept: Vec<Value> = before
-        .into_iter()
-        .filter(|entry| attested(entry).is_some() || !gives_way(entry))
-        .collect();
-    let is_there = |digest: &Value| {
-        let images = kept.iter().filter(|entry| attested(entry).is_none());
-        images.chain(ours).any(|entry| entry["digest"] == *digest)
-    };
-    let mut entries: Vec<Value> = kept
-        .iter()
-        .filter(|entry| {
-            let ours_too = ours.iter().any(|our| our["digest"] == entry["digest"]);
-            !ours_too && attested(entry).is_none_or(is_there)
-        })
-        .cloned()
-        .collect();
-    entries.extend(ours.iter().cloned());
-    document["manifests"] = Value::Array(entries);
-    let bytes = Bytes::from(document.to_string());
-    let merged = RawManifest {
-        digest: Digest::of(&bytes),
-        media_type: media_type.to_owned(),
-        bytes,
-    };
-    // The limits of what is read hold for what is written.
-    read_document(&merged)?;
-    Ok(merged)
-}
-
-/// What an entry is an attestation about.
-fn attested(entry: &Value) -> Option<&Value> {
-    entry.get("annotations")?.get(ATTESTS)
-}
-
-fn same_platform(a: &Value, b: &Value) -> bool {
-    let platform = |entry: &Value| {
-        let text = |field: &str| entry["platform"][field].as_str().map(str::to_owned);
-        Some(Platform {
-            os: text("os")?,
-            architecture: text("architecture")?,
-            variant: text("variant"),
-        })
-    };
-    // Images of Windows differ by it as well.
-    let versions = (&a["platform"]["os.version"], &b["platform"]["os.version"]);
-    let versions_match = versions.0.is_null() || versions.1.is_null() || versions.0 == versions.1;
-    match (platform(a), platform(b)) {
-        (Some(a), Some(b)) => versions_match && a.matches(&b),
-        _ => false,
-    }
+    merged.extend_from_slice(ours);
+    index(document, merged, media_type)
 }
 
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
 
+    use bytes::Bytes;
+    use serde_json::Value;
+
     use super::*;
+    use crate::{image::media_type, registry::copy::plan::ATTESTS};
 
     fn digest(name: &str) -> Digest {
         Digest::of(name.as_bytes())
@@ -355,7 +205,7 @@ mod tests {
     ) {
         let known = [theirs, ours].concat();
         let theirs = (!theirs.is_empty()).then(|| raw(media_type::OCI_INDEX, theirs));
-        let ours: Vec<Value> = ours.iter().map(|text| entry(text)).collect();
+        let ours: Vec<Entry> = ours.iter().map(|text| Entry(entry(text))).collect();
         let merged = merge(theirs.as_ref(), &ours, media_type::OCI_INDEX).unwrap();
         assert_eq!(names(&merged, &known), expected);
         let again = merge(Some(&merged), &ours, media_type::OCI_INDEX).unwrap();
@@ -371,7 +221,12 @@ mod tests {
     #[case::an_image(media_type::OCI_MANIFEST)]
     fn what_is_no_index_of_our_family_is_left_alone(#[case] media_type: &str) {
         let theirs = raw(media_type, &["x linux/arm64"]);
-        let error = merge(Some(&theirs), &[entry("a linux/amd64")], media_type::OCI_INDEX).unwrap_err();
+        let error = merge(
+            Some(&theirs),
+            &[Entry(entry("a linux/amd64"))],
+            media_type::OCI_INDEX,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains(media_type), "{error}");
     }
 
@@ -382,6 +237,13 @@ mod tests {
             .collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let theirs = raw(media_type::OCI_INDEX, &many);
-        assert!(merge(Some(&theirs), &[entry("a linux/amd64")], media_type::OCI_INDEX).is_err());
+        assert!(
+            merge(
+                Some(&theirs),
+                &[Entry(entry("a linux/amd64"))],
+                media_type::OCI_INDEX
+            )
+            .is_err()
+        );
     }
 }

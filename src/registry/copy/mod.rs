@@ -6,6 +6,7 @@
 //!
 //! [`read_referrers`] adds signatures, SBOMs and attestations; [`survey`] says what a push would do.
 
+mod entries;
 mod manifests;
 mod merge;
 mod plan;
