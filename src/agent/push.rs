@@ -16,9 +16,9 @@ use crate::{
     image::{Digest, media_type},
     record::{Failure, Reason},
     registry::{
-        BlobCounters, Client, ClientOptions, CopyError, Credentials, Image, Listener, Operation, Outcome,
-        OwnError, Reference, ReferrerCounters, RegistryError, Repository, Survey, Target, for_target,
-        push_all, read_image, read_referrers_except, survey,
+        BlobCounters, Client, ClientOptions, CopyError, Credentials, Image, ImageSource, Listener, Operation,
+        Outcome, OwnError, PushOptions, Reference, ReferrerCounters, RegistryError, Repository, Survey,
+        Target, for_target, push_again, push_all_with, read_image, read_referrers_except, survey,
     },
 };
 
@@ -75,25 +75,36 @@ async fn push(plan: &PushPlan, options: ClientOptions, listener: Option<Listener
             Err(failure) => report.targets[position].failure = Some(failure),
         }
     }
-    let groups = groups(plan, &source, &image, ready, positions, report).await;
-    let source = source.into();
+    let source = &source.into();
+    let groups = groups(plan, source, &image, ready.iter().zip(&positions), report).await;
     match plan.mode {
         PushMode::Write => {
             let pushes = groups.iter().map(|group| {
-                let listener = listener.clone();
-                push_all(&group.image, &source, &group.targets, listener)
+                let options = PushOptions {
+                    listener: listener.clone(),
+                    tags: group.found.clone(),
+                    ..PushOptions::default()
+                };
+                async move { push_all_with(&group.image, source, &group.targets, &options).await }
             });
-            for (group, outcomes) in groups.iter().zip(join_all(pushes).await) {
+            let outcomes = join_all(pushes).await;
+            for (group, outcomes) in groups.iter().zip(outcomes) {
                 for (position, outcome) in group.positions.iter().zip(outcomes) {
-                    report.targets[*position] = of_group(reported(outcome, &group.image), group, &image);
+                    let (target, publish) = (&ready[*position], plan.targets[positions[*position]].publish);
+                    let again = push_again(&image, source, target, publish, &outcome).await;
+                    report.targets[positions[*position]] = match again {
+                        Ok(None) => of_image(reported(outcome, &group.image), &group.image, &image),
+                        Ok(Some((own, outcome))) => of_image(reported(outcome, &own), &own, &image),
+                        Err(error) => failed(&error),
+                    };
                 }
             }
         }
         PushMode::DryRun => {
             for group in &groups {
                 for (position, target) in group.positions.iter().zip(&group.targets) {
-                    let found = surveyed(survey(&group.image, &source, target).await);
-                    report.targets[*position] = of_group(found, group, &image);
+                    let found = surveyed(survey(&group.image, source, target).await);
+                    report.targets[positions[*position]] = of_image(found, &group.image, &image);
                 }
             }
         }
@@ -105,42 +116,57 @@ async fn push(plan: &PushPlan, options: ClientOptions, listener: Option<Listener
 struct Group {
     image: Image,
     targets: Vec<Target>,
+    /// Which of the targets that are ready.
     positions: Vec<usize>,
+    /// Where the tags of each pointed to, as far as the image depends on it.
+    found: Vec<Vec<Option<Digest>>>,
+}
+
+impl Group {
+    fn of(image: Image) -> Self {
+        Self {
+            image,
+            targets: Vec::new(),
+            positions: Vec::new(),
+            found: Vec::new(),
+        }
+    }
 }
 
 /// The image as it is for most, and beside it what the publish policy makes of it for some.
-async fn groups(
+async fn groups<'a>(
     plan: &PushPlan,
-    source: &Repository,
+    source: &ImageSource,
     image: &Image,
-    targets: Vec<Target>,
-    positions: Vec<usize>,
+    ready: impl Iterator<Item = (&'a Target, &'a usize)>,
     report: &mut PushReport,
 ) -> Vec<Group> {
-    let mut groups = vec![Group {
-        image: image.clone(),
-        targets: Vec::new(),
-        positions: Vec::new(),
-    }];
-    for (target, position) in targets.into_iter().zip(positions) {
-        match for_target(image, source, &target, plan.targets[position].publish).await {
-            Ok(own) if own.digest() == image.digest() => {
-                groups[0].targets.push(target);
-                groups[0].positions.push(position);
+    let mut groups = vec![Group::of(image.clone())];
+    for (position, (target, planned)) in ready.enumerate() {
+        let publish = plan.targets[*planned].publish;
+        let (made, target) = match for_target(image, source, target.clone(), publish).await {
+            Ok(made) => made,
+            Err(error) => {
+                report.targets[*planned] = failed(&error);
+                continue;
             }
-            Ok(own) => groups.push(Group {
-                image: own,
-                targets: vec![target],
-                positions: vec![position],
-            }),
-            Err(error) => report.targets[position] = failed(&error),
+        };
+        let is_whole = made.image.digest() == image.digest();
+        if !is_whole {
+            groups.push(Group::of(made.image));
         }
+        let last = groups.len() - 1;
+        let group = &mut groups[if is_whole { 0 } else { last }];
+        group.targets.push(target);
+        group.positions.push(position);
+        group.found.push(made.found);
     }
     groups
 }
 
-fn of_group(report: TargetReport, group: &Group, image: &Image) -> TargetReport {
-    let digest = group.image.digest();
+/// A report on a target that got its own image rather than the one that most get.
+fn of_image(report: TargetReport, own: &Image, image: &Image) -> TargetReport {
+    let digest = own.digest();
     TargetReport {
         digest: (digest != image.digest()).then(|| digest.clone()),
         ..report

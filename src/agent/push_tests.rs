@@ -183,6 +183,68 @@ async fn a_target_that_keeps_old_platforms_tells_its_own_digest_and_the_others_d
 }
 
 #[tokio::test]
+async fn a_platform_that_somebody_else_adds_meanwhile_is_kept_too() {
+    let (from, target) = (FaultRegistry::start().await, FaultRegistry::start().await);
+    let root = from.put_image("src", &[b"layer"]);
+    from.tag("src", "v1", &root.digest);
+    let entry = |name: &str| {
+        let old = target.put_image("team/app", &[name.as_bytes()]);
+        serde_json::json!({"mediaType": old.media_type, "digest": old.digest, "size": old.size,
+                           "platform": {"os": "linux", "architecture": name}})
+    };
+    let index = |entries: &[&serde_json::Value]| {
+        serde_json::json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries,
+        })
+    };
+    let (s390x, riscv64) = (entry("s390x"), entry("riscv64"));
+    let both = target.put_manifest("team/app", media_type::OCI_INDEX, &index(&[&s390x, &riscv64]));
+    target.tag("team/app", "v1", &both.digest);
+    // The first look still sees one of them.
+    let late_answer = || {
+        let headers = vec![("Content-Type", media_type::OCI_INDEX.to_owned())];
+        let answer = Fault::Answer(200, headers, index(&[&s390x]).to_string());
+        target.fault(1, Method::GET, "manifests/v1", answer);
+    };
+    late_answer();
+    let keeping = PushTarget {
+        publish: PublishPolicy::KeepOld,
+        ..to(&target, None)
+    };
+    let report = run(plan(&from, "v1", vec![keeping.clone()])).await;
+    assert_eq!(report.targets[0].failure, None);
+    let served = target
+        .repository("team/app")
+        .manifest("v1")
+        .await
+        .unwrap()
+        .unwrap();
+    let served: serde_json::Value = serde_json::from_slice(&served.bytes).unwrap();
+    let architecture = |entry: &serde_json::Value| entry["platform"]["architecture"].clone();
+    let architectures: Vec<_> = served["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(architecture)
+        .collect();
+    assert_eq!(architectures, ["amd64", "s390x", "riscv64"]);
+
+    // Whoever wants the tag unchanged is told instead.
+    target.tag("team/app", "v1", &both.digest);
+    late_answer();
+    let unchanged = PushTarget {
+        tag_policy: TagPolicy::IfUnchanged,
+        ..keeping
+    };
+    let report = run(plan(&from, "v1", vec![unchanged])).await;
+    assert_eq!(
+        report.targets[0].failure.as_ref().unwrap().reason,
+        Reason::TagImmutable
+    );
+    assert_eq!(target.tagged("team/app", "v1"), Some(both.digest.to_string()));
+}
+
+#[tokio::test]
 async fn a_refusal_says_which_part_and_keeps_the_registry_s_own_errors() {
     let (from, target) = (FaultRegistry::start().await, FaultRegistry::start().await);
     let root = from.put_image("src", &[b"layer"]);

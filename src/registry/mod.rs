@@ -31,9 +31,10 @@ pub use blob::BlobStream;
 pub use client::{Client, ClientOptions, Repository, Timeouts};
 pub use cloud::{Environment, Provider, environment, provider_of};
 pub use copy::{
-    BlobCounters, BlobState, CopyError, Image, Listener, Outcome, Planned, Progress, Proof, PublishPolicy,
-    PushOptions, ReferrerCounters, Survey, TagPolicy, Target, approach, for_target, push_all, push_all_with,
-    push_merged, read_image, read_referrers, read_referrers_except, survey,
+    BlobCounters, BlobState, CopyError, Image, Listener, Made, Outcome, Planned, Progress, Proof,
+    PublishPolicy, PushOptions, ReferrerCounters, Survey, TagPolicy, Target, approach, for_target,
+    push_again, push_all, push_all_with, push_merged, read_image, read_referrers, read_referrers_except,
+    survey,
 };
 pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::{Operation, OwnError, Place, RegistryError};

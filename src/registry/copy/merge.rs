@@ -4,24 +4,20 @@
 //! are and in their order, and ours come after them; an attestation stays only beside the image that it is about;
 //! whatever else the index says stays. Merging the same image again changes nothing.
 //!
-//! An index that clients share is written by reading it first, so the tag is moved only if it still holds what was
-//! read, and everything begins again where it does not.
+//! An index that clients share is written by reading it first, see [`super::rewrite`].
 
 use serde_json::json;
 
 use super::{
-    CopyError, Image, Outcome, PushOptions, TagPolicy, Target,
+    CopyError, Image, Outcome, PushOptions, Target,
     entries::{Entry, document, entries, index, index_type, listed, staying},
     plan::read_document,
-    push::push_all_with,
+    rewrite::{Made, rewrite},
 };
 use crate::{
     image::Digest,
     registry::{manifest::RawManifest, source::ImageSource},
 };
-
-/// How often a merge begins again because somebody else moved the tag.
-const TRIES: usize = 8;
 
 /// Puts an image's platforms into the index under the target's tag; without one there, an index of them alone.
 /// Returns the digest of what the tag then holds.
@@ -51,42 +47,15 @@ pub async fn push_merged(
             problem: "a merge needs exactly one tag".to_owned(),
         });
     };
-    let mut tries = 0;
-    loop {
-        tries += 1;
+    let (merged, outcome) = rewrite(source, target, options, async || {
         let theirs = target.repository.manifest(tag).await?;
-        let merged = image.under(merge(theirs.as_ref(), &ours, index_type(image))?)?;
-        let policy = match target.policy {
-            TagPolicy::Immutable => TagPolicy::Immutable,
-            TagPolicy::Overwrite | TagPolicy::IfUnchanged => TagPolicy::IfUnchanged,
-        };
-        let target = Target {
-            policy,
-            ..target.clone()
-        };
-        let options = PushOptions {
-            tags: vec![vec![theirs.map(|found| found.digest)]],
-            ..options.clone()
-        };
-        let outcome = push_all_with(&merged, source, std::slice::from_ref(&target), &options)
-            .await
-            .into_iter()
-            .next()
-            .ok_or_else(|| CopyError::Unmergeable {
-                what: tag.clone(),
-                problem: "nothing was pushed".to_owned(),
-            })?;
-        // Where a registry knows no conditions, the look at what is served finds some of what they prevent.
-        let moved_meanwhile = policy == TagPolicy::IfUnchanged
-            && matches!(
-                outcome.result,
-                Err(CopyError::TagTaken { .. } | CopyError::Verification { .. })
-            );
-        if !moved_meanwhile || tries == TRIES {
-            return Ok((merged.digest().clone(), outcome));
-        }
-        tracing::debug!(tag, tries, "the tag moved during the merge");
-    }
+        Ok(Made {
+            image: image.under(merge(theirs.as_ref(), &ours, index_type(image))?)?,
+            found: vec![theirs.map(|found| found.digest)],
+        })
+    })
+    .await?;
+    Ok((merged.digest().clone(), outcome))
 }
 
 /// The index of both.

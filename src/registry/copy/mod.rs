@@ -13,6 +13,7 @@ mod plan;
 mod publish;
 mod push;
 mod read;
+mod rewrite;
 mod share;
 mod survey;
 
@@ -23,9 +24,10 @@ use serde::{Deserialize, Serialize};
 
 pub use merge::push_merged;
 pub use plan::Image;
-pub use publish::{PublishPolicy, for_target};
+pub use publish::{PublishPolicy, for_target, push_again};
 pub use push::{Outcome, Proof, PushOptions, Target, approach, push_all, push_all_with};
 pub use read::{read_image, read_referrers, read_referrers_except};
+pub use rewrite::Made;
 pub use survey::{Planned, Survey, survey};
 
 use super::{error::RegistryError, source::BlobSource};

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    CopyError, Image, Target,
+    CopyError, Image, Outcome, PushOptions, TagPolicy, Target,
     entries::{Entry, document, entries, index, index_type, staying},
+    rewrite::{Made, if_unchanged, moved_meanwhile, rewrite},
 };
-use crate::{image::media_type, registry::client::Repository};
+use crate::{image::media_type, registry::source::ImageSource};
 
 /// What is published under a tag that points to other platforms already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -28,26 +29,71 @@ pub enum PublishPolicy {
     RefuseIfArchLost,
 }
 
-/// The image as it goes to one target.
+impl PublishPolicy {
+    /// Whether what is published depends on what the tags hold.
+    fn looks(self) -> bool {
+        matches!(self, Self::KeepOld | Self::RefuseIfArchLost)
+    }
+}
+
+/// The image as it goes to one target, and the target as it is written to: what depends on a tag's content takes the
+/// place of that content and of nothing else.
 ///
 /// # Errors
 /// When the target does not answer well, and when a platform would be lost that is not to be, or would have to be
 /// kept in an index of another family.
 pub async fn for_target(
     image: &Image,
-    source: &Repository,
+    source: &ImageSource,
+    target: Target,
+    policy: PublishPolicy,
+) -> Result<(Made, Target), CopyError> {
+    let made = made_for(image, source, &target, policy).await?;
+    let target = if policy.looks() {
+        if_unchanged(target)
+    } else {
+        target
+    };
+    Ok((made, target))
+}
+
+/// Another push to a target one of whose tags moved after [`for_target`] had looked; none where that is how it is
+/// to end.
+///
+/// # Errors
+/// As [`for_target`]; what became of the push is the outcome.
+pub async fn push_again(
+    image: &Image,
+    source: &ImageSource,
     target: &Target,
     policy: PublishPolicy,
-) -> Result<Image, CopyError> {
-    if matches!(policy, PublishPolicy::WhenComplete | PublishPolicy::AsReady) {
-        return Ok(image.clone());
+    outcome: &Outcome,
+) -> Result<Option<(Image, Outcome)>, CopyError> {
+    if !policy.looks() || target.policy != TagPolicy::Overwrite || !moved_meanwhile(outcome) {
+        return Ok(None);
     }
-    let ours = entries(&image.root, &source.clone().into()).await?;
+    let options = PushOptions::default();
+    let make = async || made_for(image, source, target, policy).await;
+    rewrite(source, target, &options, make).await.map(Some)
+}
+
+async fn made_for(
+    image: &Image,
+    source: &ImageSource,
+    target: &Target,
+    policy: PublishPolicy,
+) -> Result<Made, CopyError> {
+    let mut found = Vec::new();
+    if !policy.looks() {
+        let image = image.clone();
+        return Ok(Made { image, found });
+    }
+    let ours = entries(&image.root, source).await?;
     let mut all = ours.clone();
     for tag in &target.tags {
-        let Some(old) = target.repository.manifest(tag).await? else {
-            continue;
-        };
+        let old = target.repository.manifest(tag).await?;
+        found.push(old.as_ref().map(|old| old.digest.clone()));
+        let Some(old) = old else { continue };
         if old.digest == *image.digest() {
             continue;
         }
@@ -63,7 +109,8 @@ pub async fn for_target(
         all.extend(kept);
     }
     if all.len() == ours.len() {
-        return Ok(image.clone());
+        let image = image.clone();
+        return Ok(Made { image, found });
     }
     let media_type = index_type(image);
     let docker = media_type == media_type::DOCKER_LIST;
@@ -79,7 +126,8 @@ pub async fn for_target(
     } else {
         json!({ "schemaVersion": 2, "mediaType": media_type })
     };
-    image.under(index(written, all, media_type)?)
+    let image = image.under(index(written, all, media_type)?)?;
+    Ok(Made { image, found })
 }
 
 /// The platforms of a tag that are not there already, and the attestations about them.

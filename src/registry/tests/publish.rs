@@ -44,8 +44,9 @@ async fn publish(
         tags: vec!["edge".to_owned()],
         policy: TagPolicy::Overwrite,
     };
-    let image = for_target(&image, &source, &target, policy).await?;
-    let outcomes = push_all(&image, &source.into(), &[target], None).await;
+    let source = source.into();
+    let (made, target) = for_target(&image, &source, target, policy).await?;
+    let outcomes = push_all(&made.image, &source, &[target], None).await;
     for outcome in outcomes {
         outcome.result?;
     }
