@@ -1,7 +1,7 @@
 //! Archives that Docker itself built and saved, brought all the way: read, collected into Launchpad's layout,
 //! accepted, pushed, pulled and run.
 //!
-//! The engines are `hack/cluster/build-tools dockerd` (29, with both of its image stores) and `hack/docker-of-debian`
+//! The engines are `hack/cluster/build-tools dockerd` (29, with both of its image stores) and `hack/from-debian docker`
 //! (20.10, the layout of all versions before 25). A test whose engine is not there says that it is skipped.
 
 use std::{

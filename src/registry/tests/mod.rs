@@ -14,6 +14,7 @@ mod publish;
 mod real;
 mod referrers;
 mod rows;
+mod servers;
 mod sharing;
 mod signed;
 mod trace;

@@ -9,7 +9,11 @@ use bytes::Bytes;
 use rstest::rstest;
 use serde_json::json;
 
-use super::{content, describe, real::Real, tool};
+use super::{
+    content, describe,
+    servers::{Real, Server},
+    tool,
+};
 use crate::{
     image::{Digest, media_type},
     registry::{BytesSource, TagPolicy, Target, push_all, read_image, read_referrers},
@@ -118,12 +122,18 @@ fn copy(from: &str, to: &str) -> Vec<(&'static str, String)> {
 #[case::bundles_in_lists("true")]
 #[case::manifests_under_tags("false")]
 #[tokio::test]
-async fn cosign_verifies_at_the_second_registry_what_was_signed_at_the_first(#[case] bundle: &str) {
+async fn cosign_verifies_at_the_second_registry_what_was_signed_at_the_first(
+    #[case] bundle: &str,
+    #[values(Server::Distribution3, Server::Distribution2, Server::GoContainerRegistry)] server: Server,
+) {
     let Some(cosign) = Cosign::new() else {
         eprintln!("skipped: no `cosign`; hack/cluster/build-tools cosign builds it");
         return;
     };
-    let (Some(first), Some(second)) = (Real::start().await, Real::start().await) else {
+    let (Some(first), Some(second)) = (
+        Real::start(Server::Distribution3).await,
+        Real::start(server).await,
+    ) else {
         return;
     };
     let source = first.repository("team/app");
