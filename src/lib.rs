@@ -20,3 +20,5 @@ pub mod kubernetes;
 pub mod record;
 pub mod registry;
 pub mod staging;
+#[cfg(test)]
+mod testing;

@@ -81,12 +81,12 @@ pub fn skip(what: &str, why: &str) {
 /// Every program of a name: of `SLIPWAY_TOOLS`, of what `hack/cluster/build-tools` built, of `PATH`.
 pub fn tools(name: &str) -> Vec<PathBuf> {
     let given = std::env::var_os("SLIPWAY_TOOLS").into_iter().map(PathBuf::from);
-    let cache = std::env::var_os("SLIPWAY_CACHE").map(PathBuf::from).or_else(|| {
-        let home = PathBuf::from(std::env::var_os("HOME")?);
-        Some(home.join(".cache/slipway"))
-    });
+    let folder = |variable: &str, below: &str| Some(PathBuf::from(std::env::var_os(variable)?).join(below));
+    let cache = folder("SLIPWAY_CACHE", "tools")
+        .or_else(|| folder("XDG_CACHE_HOME", "slipway/tools"))
+        .or_else(|| folder("HOME", ".cache/slipway/tools"));
     let built = cache.into_iter().flat_map(|cache| {
-        let folders = fs::read_dir(cache.join("tools")).into_iter().flatten().flatten();
+        let folders = fs::read_dir(cache).into_iter().flatten().flatten();
         // Links to what is in the other folders.
         folders
             .map(|entry| entry.path())

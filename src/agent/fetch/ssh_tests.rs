@@ -22,7 +22,10 @@ impl SshServer {
     /// `None`, and why, where there is no server program.
     async fn start() -> Option<Self> {
         if !Path::new(SERVER).exists() || !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: ssh needs root and {SERVER}, of the package openssh-server");
+            crate::testing::skip(
+                "ssh",
+                &format!("it needs root and {SERVER}, of the package openssh-server"),
+            );
             return None;
         }
         let folder = tempfile::tempdir().unwrap();

@@ -296,7 +296,10 @@ mod tests {
         #[cfg(not(target_arch = "x86_64"))]
         let is_common = false;
         if method == Method::Gzip && !is_common {
-            println!("SKIPPED: ISA-L's bytes are only known of x86-64 processors with AVX2 and no more");
+            crate::testing::skip(
+                "ISA-L",
+                "its bytes are only known of x86-64 processors with AVX2 and no more",
+            );
             return;
         }
         let input: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();

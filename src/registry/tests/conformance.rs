@@ -17,8 +17,11 @@ const SWITCHES: [(&str, &str); 7] = [
 
 #[tokio::test]
 async fn the_fault_registry_without_faults_passes_the_official_conformance_suite() {
-    let Some(suite) = super::tool("conformance") else {
-        eprintln!("skipped: no `conformance`; hack/cluster/build-tools conformance builds it");
+    let Some(suite) = crate::testing::tool("conformance") else {
+        crate::testing::skip(
+            "conformance",
+            "there is none; hack/cluster/build-tools conformance builds it",
+        );
         return;
     };
     let registry = FaultRegistry::start()

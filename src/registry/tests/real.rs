@@ -16,8 +16,8 @@ use super::{
 use crate::{
     image::{Digest, media_type},
     registry::{
-        BytesSource, Client, ClientOptions, Credentials, Mount, Repository, Secret, TagPolicy, Target,
-        Uploaded, push_all, read_image, testing::FaultRegistry,
+        BytesSource, Client, ClientOptions, Credentials, Mount, Secret, TagPolicy, Target, Uploaded,
+        push_all, read_image, testing::FaultRegistry,
     },
 };
 
@@ -84,7 +84,9 @@ async fn a_real_registry_takes_and_gives_everything(#[case] server: Server) {
         .mount_blob(&Digest::of(&large), "src")
         .await
         .unwrap();
-    assert!(matches!(mount, Mount::Mounted));
+    // One of them has every blob for all repositories, and mounts none.
+    let mounts = server != Server::GoContainerRegistry;
+    assert_eq!(matches!(mount, Mount::Mounted), mounts);
     // An image and its copies.
     let layer = |bytes: &Bytes| json!({"mediaType": media_type::OCI_LAYER, "digest": Digest::of(bytes), "size": bytes.len()});
     let document = json!({
@@ -109,9 +111,12 @@ async fn a_real_registry_takes_and_gives_everything(#[case] server: Server) {
     });
     let first = push_all(&image, &source, &targets, None).await;
     assert!(first.iter().all(|outcome| outcome.result.is_ok()), "{first:?}");
-    // One of them has its blobs in one place for all repositories.
-    let there = first[0].blobs.mounted + first[0].blobs.existed;
-    assert_eq!((there, first[1].blobs.uploaded), (3, 3));
+    let there = if mounts {
+        first[0].blobs.mounted
+    } else {
+        first[0].blobs.existed
+    };
+    assert_eq!((there, first[1].blobs.uploaded), (3, 3), "{first:?}");
     let second = push_all(&image, &source, &targets, None).await;
     assert!(second.iter().all(|outcome| outcome.result.is_ok()), "{second:?}");
     assert!(
@@ -125,7 +130,7 @@ async fn a_real_registry_takes_and_gives_everything(#[case] server: Server) {
 async fn a_certificate_is_trusted_for_the_registry_that_it_was_given_for() {
     let folder = tempfile::tempdir().unwrap();
     let Some((certificate, key)) = certificate(folder.path()) else {
-        eprintln!("skipped: no `openssl` that makes a certificate");
+        crate::testing::skip("certificates", "there is no `openssl` that makes one");
         return;
     };
     let pem = std::fs::read(&certificate).unwrap();
@@ -154,7 +159,7 @@ async fn a_certificate_is_trusted_for_the_registry_that_it_was_given_for() {
 async fn a_registry_that_wants_a_certificate_is_shown_the_one_that_was_given_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let Some((certificate, key)) = certificate(folder.path()) else {
-        eprintln!("skipped: no `openssl` that makes a certificate");
+        crate::testing::skip("certificates", "there is no `openssl` that makes one");
         return;
     };
     let read = |path: &Path| std::fs::read_to_string(path).unwrap();

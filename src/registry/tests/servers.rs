@@ -8,8 +8,10 @@ use std::{
 
 use serde_json::json;
 
-use super::tool;
-use crate::registry::{Client, ClientOptions, Credentials, Repository};
+use crate::{
+    registry::{Client, ClientOptions, Credentials, Repository},
+    testing::{skip, tool},
+};
 
 /// Which one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +83,7 @@ impl Real {
         tls: &serde_json::Value,
     ) -> Option<Self> {
         let Some(binary) = server.binary() else {
-            eprintln!("skipped: no binary of {server:?} in ~/.cache/slipway/tools or PATH");
+            skip(&format!("{server:?}"), "neither the tools folder nor PATH has it");
             return None;
         };
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -12,11 +12,11 @@ use serde_json::json;
 use super::{
     content, describe,
     servers::{Real, Server},
-    tool,
 };
 use crate::{
     image::{Digest, media_type},
     registry::{BytesSource, TagPolicy, Target, push_all, read_image, read_referrers},
+    testing::{skip, tool},
 };
 
 /// Cosign with a key of its own and without any service.
@@ -127,7 +127,10 @@ async fn cosign_verifies_at_the_second_registry_what_was_signed_at_the_first(
     #[values(Server::Distribution3, Server::Distribution2, Server::GoContainerRegistry)] server: Server,
 ) {
     let Some(cosign) = Cosign::new() else {
-        eprintln!("skipped: no `cosign`; hack/cluster/build-tools cosign builds it");
+        skip(
+            "cosign",
+            "there is none; hack/cluster/build-tools cosign builds it",
+        );
         return;
     };
     let (Some(first), Some(second)) = (

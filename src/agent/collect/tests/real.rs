@@ -38,7 +38,7 @@ fn binary() -> Option<PathBuf> {
 impl Server {
     fn start() -> Option<Self> {
         let Some(binary) = binary() else {
-            eprintln!("skipped: no registry; set SLIPWAY_REGISTRY_BIN to one");
+            crate::testing::skip("registry", "there is none; set SLIPWAY_REGISTRY_BIN to one");
             return None;
         };
         let folder = tempfile::tempdir().unwrap();

@@ -10,41 +10,18 @@ use std::{
 };
 
 use super::*;
-use crate::image::archive::AttachmentKind;
+use crate::{
+    image::archive::AttachmentKind,
+    testing::{self, skip},
+};
 
-/// A tool from `SLIPWAY_TOOLS`, from what `hack/cluster/build-tools` built, or from `PATH`; says so where it is
-/// not there.
+/// A tool; says so where it is not there.
 pub(super) fn find(tool: &str) -> Option<PathBuf> {
-    let given = std::env::var_os("SLIPWAY_TOOLS").into_iter().map(PathBuf::from);
-    let cache = std::env::var_os("SLIPWAY_CACHE").map(PathBuf::from).or_else(|| {
-        let home = PathBuf::from(std::env::var_os("HOME")?);
-        Some(home.join(".cache/slipway"))
-    });
-    let built = cache
-        .into_iter()
-        .flat_map(|cache| {
-            std::fs::read_dir(cache.join("tools"))
-                .into_iter()
-                .flatten()
-                .flatten()
-        })
-        .map(|entry| entry.path());
-    let installed = std::env::var_os("PATH").unwrap_or_default();
-    let installed: Vec<_> = std::env::split_paths(&installed).collect();
-    let found = given
-        .chain(built)
-        .chain(installed)
-        .map(|folder| folder.join(tool))
-        .find(|path| path.is_file());
+    let found = testing::tool(tool);
     if found.is_none() {
         skip(tool, "it is not installed");
     }
     found
-}
-
-/// Says that something was not tested. Straight to the stream, which the test's harness does not hold back.
-fn skip(tool: &str, why: &str) {
-    let _ = writeln!(std::io::stderr(), "\nSKIPPED {tool}: {why}");
 }
 
 fn run(command: &mut Command) {
