@@ -8,11 +8,11 @@ use serde_json::json;
 use super::*;
 use crate::{
     agent::{
-        plan::{PushSource, Registries},
+        plan::{PublishPolicy, PushSource, Registries},
         report::{self, RefusedPart, TargetReport},
     },
     api::v1alpha1::RegistryPush,
-    controller::push::pod::PUSH,
+    controller::push::{observe::Portion, pod::PUSH, rivals, tags},
     image::Digest,
     kubernetes::pod::Container,
     registry::{BlobCounters, ReferrerCounters},
@@ -537,7 +537,7 @@ fn a_tag_that_cannot_be_made_fails_its_target_by_field_and_no_other() {
 #[test]
 fn what_a_tag_pointed_to_before_is_kept_over_attempts() {
     let mut entry = status::pending(&observed(&["one.test/a"]).push.spec.targets[0]);
-    entry.tags = vec![tag("edge".into())];
+    entry.tags = vec![status::tag("edge".into())];
     let report = |previous: &[u8]| TargetReport {
         failure: None,
         digest: None,

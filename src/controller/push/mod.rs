@@ -2,6 +2,7 @@
 
 pub mod after;
 mod attempt;
+mod begin;
 pub mod decide;
 pub mod observe;
 mod plan;

@@ -8,7 +8,7 @@ use super::tags::BuildFacts;
 use crate::{
     agent::report::{BlobCounters, ReferrerCounters, RefusedPart, TargetReport},
     api::v1alpha1::{
-        PushTargetSpec, RegistryPush, RegistryPushStatus, TargetState, TargetStatus,
+        PushTargetSpec, RegistryPush, RegistryPushStatus, TagStatus, TargetState, TargetStatus,
         condition::{self, Conditions, Status},
     },
     controller::events,
@@ -39,6 +39,16 @@ pub fn pending(target: &PushTargetSpec) -> TargetStatus {
         failure: None,
         error_summary: None,
         errors: Vec::new(),
+    }
+}
+
+/// A tag that was not written yet.
+pub fn tag(name: String) -> TagStatus {
+    TagStatus {
+        name,
+        previous: None,
+        drifted_to: None,
+        superseded_by: None,
     }
 }
 
