@@ -10,7 +10,7 @@ use slipway::{
 
 use crate::{
     doors::Door,
-    support::{Arena, image_script, kubectl, shell, with},
+    support::{Arena, image_script, shell, with},
 };
 
 /// Waits for the second attempt, and looks at what the status says of the first.
@@ -121,11 +121,7 @@ async fn a_pod_deleted_while_it_pushes_costs_one_attempt_and_no_build() {
         return;
     };
     let registry = Door::to_service(&arena.client, "slipway-demo", "registry").await;
-    let policy = json!({
-        "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy", "metadata": { "name": arena.namespace },
-        "spec": { "origin": registry.address, "plainHTTP": true },
-    });
-    arena.apply(&policy).await;
+    arena.let_plain_http(&registry.address).await;
     let repository = format!("{}/{}/app", registry.address, arena.namespace);
     let spec = with(
         shell(&image_script(&[8])),
@@ -155,8 +151,5 @@ async fn a_pod_deleted_while_it_pushes_costs_one_attempt_and_no_build() {
     let status = arena.uploaded("unlucky").await;
     assert_eq!(status.platforms[0].attempt, 1, "nothing was built again");
     assert_eq!(arena.history.count("unlucky-push-1"), 2);
-    kubectl(&["delete", "rpol", &arena.namespace], None)
-        .await
-        .unwrap();
     arena.close().await;
 }

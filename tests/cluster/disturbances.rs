@@ -104,11 +104,7 @@ async fn an_operator_killed_in_each_phase_finishes_every_build_with_one_pod_each
     let both = json!({ "platforms": ["linux/amd64", "linux/arm64"], "emulation": "Allowed" });
     arena.build("indexing", with(shell(&held_shortly), &both)).await;
     let registry = Door::to_service(client, "slipway-demo", "registry").await;
-    let policy = json!({
-        "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy", "metadata": { "name": arena.namespace },
-        "spec": { "origin": registry.address, "plainHTTP": true },
-    });
-    arena.apply(&policy).await;
+    arena.let_plain_http(&registry.address).await;
     let repository = format!("{}/{}/app", registry.address, arena.namespace);
     let target = json!({ "pushRules": [{ "repository": repository }] });
     arena.build("pushing", with(shell(&image), &target)).await;
@@ -183,9 +179,6 @@ async fn an_operator_killed_in_each_phase_finishes_every_build_with_one_pod_each
     let builds = ["--namespace", &arena.namespace, "get", "ocib", "-o", "name"];
     let builds = kubectl(&builds, None).await.unwrap();
     assert!(!builds.contains("edited-3"), "{builds}");
-    kubectl(&["delete", "rpol", &arena.namespace], None)
-        .await
-        .unwrap();
     arena.close().await;
 }
 

@@ -13,7 +13,7 @@ use crate::{
     doors::{Closes, Door},
     own_registry::OwnRegistry,
     processes::Process,
-    support::{Arena, REGISTRY_ADDRESS, image_script, kubectl, run, shell},
+    support::{Arena, REGISTRY_ADDRESS, image_script, run, shell},
 };
 
 /// The requests that a push of one image sends, and what of the image was there when it was cut off.
@@ -38,24 +38,6 @@ fn push(name: &str, build: &str, target: &Value) -> Value {
         "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPush", "metadata": { "name": name },
         "spec": { "source": { "buildRef": { "name": build } }, "targets": [target] },
     })
-}
-
-/// Lets everybody speak to an origin without TLS.
-async fn plain(name: &str, origin: &str) {
-    let policy = json!({
-        "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy", "metadata": { "name": name },
-        "spec": { "origin": origin, "plainHTTP": true },
-    });
-    kubectl(&["apply", "-f", "-"], Some(&policy.to_string()))
-        .await
-        .unwrap();
-}
-
-async fn forget(policies: &[String]) {
-    let names: Vec<&str> = policies.iter().map(String::as_str).collect();
-    kubectl(&[&["delete", "rpol"], &names[..]].concat(), None)
-        .await
-        .unwrap();
 }
 
 /// Two layers of two MiB.
@@ -120,7 +102,7 @@ async fn a_pusher_that_is_killed_at_any_stage_is_followed_by_one_that_sends_what
             _ => words.to_owned(),
         };
         let door = Door::that_closes(&arena.client, ["slipway-demo", "registry"], (&words, closes)).await;
-        plain(&format!("{}-{stage}", arena.namespace), &door.address).await;
+        arena.let_plain_http(&door.address).await;
         let target =
             json!({ "repository": format!("{}/{}/{stage}", door.address, arena.namespace), "tags": ["v1"] });
         arena.apply(&push(stage, "app", &target)).await;
@@ -141,7 +123,6 @@ async fn a_pusher_that_is_killed_at_any_stage_is_followed_by_one_that_sends_what
         assert_eq!(served(&image, None).await, digest.as_str(), "{stage}");
     };
     join_all(STAGES.map(stage)).await;
-    forget(&STAGES.map(|(stage, ..)| format!("{}-{stage}", arena.namespace))).await;
     arena.close().await;
 }
 
@@ -154,7 +135,7 @@ async fn a_registry_that_restarts_in_the_middle_of_a_blob_gets_it_whole() {
     let registry = OwnRegistry::start(&arena).await;
     let service = [arena.namespace.as_str(), "registry"];
     let door = Door::that_closes(&arena.client, service, ("_state=", Closes::After)).await;
-    plain(&arena.namespace, &door.address).await;
+    arena.let_plain_http(&door.address).await;
     let target = json!({ "repository": format!("{}/app", door.address), "tags": ["v1"] });
     arena.apply(&push("byhand", "app", &target)).await;
     door.arrived(1).await;
@@ -175,7 +156,6 @@ async fn a_registry_that_restarts_in_the_middle_of_a_blob_gets_it_whole() {
         served(&format!("{}/app:v1", registry.address), None).await,
         digest.as_str()
     );
-    forget(std::slice::from_ref(&arena.namespace)).await;
     arena.close().await;
 }
 
@@ -189,7 +169,7 @@ async fn a_secret_that_is_rotated_in_the_middle_of_a_push_counts_in_the_next_att
     registry.wants(&arena, "first").await;
     let service = [arena.namespace.as_str(), "registry"];
     let door = Door::that_closes(&arena.client, service, ("PUT /v2/app/manifests/", Closes::Before)).await;
-    plain(&arena.namespace, &door.address).await;
+    arena.let_plain_http(&door.address).await;
     let secret = |password: &str| {
         let login = json!({ "auths": { &door.address: { "username": "robot", "password": password } } });
         json!({
@@ -230,6 +210,5 @@ async fn a_secret_that_is_rotated_in_the_middle_of_a_push_counts_in_the_next_att
         status.targets[0].failure.as_ref().unwrap().reason,
     );
     assert_eq!((attempts, reason), (2, slipway::record::Reason::PushUnauthorized));
-    forget(std::slice::from_ref(&arena.namespace)).await;
     arena.close().await;
 }

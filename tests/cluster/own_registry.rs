@@ -18,13 +18,7 @@ impl OwnRegistry {
         let registry = Self::apply(arena).await;
         registry.scale(arena, 0).await;
         pods_gone(&arena.namespace, &["-l", "app=registry"]).await;
-        let policy = json!({
-            "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy", "metadata": { "name": arena.namespace },
-            "spec": { "origin": registry.origin, "plainHTTP": true },
-        });
-        kubectl(&["apply", "-f", "-"], Some(&policy.to_string()))
-            .await
-            .unwrap();
+        arena.let_plain_http(&registry.origin).await;
         registry
     }
 

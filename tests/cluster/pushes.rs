@@ -203,9 +203,6 @@ async fn of_three_targets_the_one_that_is_down_waits_and_completes_by_itself() {
         receipted.status.unwrap().referrers.is_empty(),
         "records stay in staging"
     );
-    kubectl(&["delete", "rpol", &arena.namespace], None)
-        .await
-        .unwrap();
     arena.close().await;
 }
 
@@ -390,9 +387,6 @@ async fn a_target_that_is_down_is_pushed_to_when_it_comes_back_without_a_rebuild
     registry.scale(&arena, 1).await;
     let status = arena.uploaded("app").await;
     assert_eq!(status.platforms[0].attempt, 1, "nothing was built again");
-    kubectl(&["delete", "rpol", &arena.namespace], None)
-        .await
-        .unwrap();
     arena.close().await;
 }
 

@@ -12,7 +12,8 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use slipway::api::v1alpha1::{
-    BuildPhase, OCIRecipeBuild, OCIRecipeBuildStatus, RegistryPush, RegistryUploadStatus, condition,
+    BuildPhase, OCIRecipeBuild, OCIRecipeBuildStatus, RegistryPolicy, RegistryPush, RegistryUploadStatus,
+    condition,
 };
 use tokio::{
     io::AsyncWriteExt as _,
@@ -26,6 +27,9 @@ use crate::{history::PodHistory, processes::Process};
 pub const REGISTRY: &str = "registry.slipway-demo.svc.cluster.local:5000";
 /// The same registry, as this machine reaches it.
 pub const REGISTRY_ADDRESS: &str = "10.96.0.50:5000";
+
+/// Says which test a cluster's object belongs to.
+const TEST_LABEL: &str = "slipway.dev/test";
 
 /// Longer than anything here takes on two busy cores.
 pub const LIMIT: Duration = Duration::from_secs(240);
@@ -91,9 +95,24 @@ impl Arena {
         arena
     }
 
+    /// Lets everybody speak to a registry without TLS until the test ends.
+    pub async fn let_plain_http(&self, origin: &str) {
+        let port = origin.rsplit(':').next().unwrap();
+        let name = format!("{}-{port}", self.namespace);
+        self.apply(&json!({
+            "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy",
+            "metadata": { "name": name, "labels": { TEST_LABEL: self.namespace } },
+            "spec": { "origin": origin, "plainHTTP": true },
+        }))
+        .await;
+    }
+
     /// Looks whether any attempt had two pods, then removes the namespace without waiting for its end.
     pub async fn close(self) {
         self.history.assert_one_pod_per_attempt();
+        let policies: Api<RegistryPolicy> = Api::all(self.client.clone());
+        let own = ListParams::default().labels(&format!("{TEST_LABEL}={}", self.namespace));
+        let _ = policies.delete_collection(&DeleteParams::default(), &own).await;
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let _ = namespaces.delete(&self.namespace, &DeleteParams::default()).await;
     }

@@ -42,11 +42,7 @@ async fn pushes_that_begin_together_bring_each_layer_once() {
     };
     // The first push stands before the registry until all others have begun, or wait.
     let registry = Door::to_service(&arena.client, "slipway-demo", "registry").await;
-    let policy = json!({
-        "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy", "metadata": { "name": arena.namespace },
-        "spec": { "origin": registry.address, "plainHTTP": true },
-    });
-    arena.apply(&policy).await;
+    arena.let_plain_http(&registry.address).await;
     let repository = format!("{}/{}/app", registry.address, arena.namespace);
     let builds: Vec<String> = (1..=PUSHES).map(|number| format!("app-{number}")).collect();
     join_all(
