@@ -20,6 +20,8 @@ enum State {
     Held,
     /// They go through, or are told so.
     Open,
+    /// The test has ended.
+    Gone,
 }
 
 /// When a door closes for everybody.
@@ -140,6 +142,7 @@ impl Door {
 impl Drop for Door {
     fn drop(&mut self) {
         self.listening.abort();
+        self.state.send_replace(State::Gone);
     }
 }
 
@@ -179,7 +182,8 @@ impl Doorkeeper {
 
     async fn opened(&self) -> bool {
         let mut state = self.state.subscribe();
-        state.wait_for(|state| *state == State::Open).await.is_ok()
+        let decided = state.wait_for(|state| matches!(state, State::Open | State::Gone));
+        decided.await.is_ok_and(|state| *state == State::Open)
     }
 
     /// What may go on to the other side; nothing of somebody who left while the door was closed.

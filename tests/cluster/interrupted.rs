@@ -151,7 +151,12 @@ async fn a_registry_that_restarts_in_the_middle_of_a_blob_gets_it_whole() {
     let again = pods.get(&pod).await.unwrap();
     let restarts = again.status.unwrap().container_statuses.unwrap()[0].restart_count;
     assert_eq!(restarts, 1);
-    assert_eq!(status.targets[0].blobs.uploaded, 3, "{status:?}");
+    // What it had confirmed without being heard is found there.
+    let blobs = status.targets[0].blobs;
+    assert!(
+        blobs.uploaded >= 1 && blobs.uploaded + blobs.existed >= 3,
+        "{status:?}"
+    );
     assert_eq!(
         served(&format!("{}/app:v1", registry.address), None).await,
         digest.as_str()

@@ -1,6 +1,6 @@
 //! The processes of the cluster's containers: they run on this node, and a test may stop or kill one.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _};
@@ -35,8 +35,14 @@ impl Process {
     /// The same of a pod that is looked up first.
     pub async fn of(pods: &Api<Pod>, pod: &str, container: &str, word: &str) -> Self {
         let pod = pods.get(pod).await.unwrap();
-        Self::find(&pod, container, word)
-            .unwrap_or_else(|| panic!("{}: no process {word} of {container} runs here", pod.name_any()))
+        // The kubelet says that a container runs a moment before its program has taken the runtime's place.
+        for _ in 0..500 {
+            if let Some(process) = Self::find(&pod, container, word) {
+                return process;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{}: no process {word} of {container} runs here", pod.name_any())
     }
 
     /// It does nothing more until it goes on.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     agent::plan::PublishPolicy,
-    api::v1alpha1::TargetState,
+    api::v1alpha1::{PlatformState, PlatformStatus, TargetState},
     record::{Failure, Reason},
     registry::normal_origin,
 };
@@ -18,7 +18,7 @@ use crate::{
 impl Pass<'_> {
     pub(super) fn next_attempt(&mut self) {
         let ready = matches!(self.seen.source, Source::Ready(_));
-        let portions = if ready || self.seen.push.spec.dry_run {
+        let portions = if ready || self.whole_follows() || self.seen.push.spec.dry_run {
             &[][..]
         } else {
             &self.seen.portions
@@ -121,6 +121,13 @@ impl Pass<'_> {
             }
         }
         (due, busy)
+    }
+
+    /// Whether nothing but its index is missing of the build's image: a portion would only delay it.
+    fn whole_follows(&self) -> bool {
+        let status = self.seen.build.as_ref().and_then(|build| build.status.as_ref());
+        let built = |platform: &PlatformStatus| platform.state == PlatformState::Built;
+        status.is_some_and(|status| status.platforms.iter().all(built))
     }
 
     /// Whether a target gets each platform as soon as it is built.

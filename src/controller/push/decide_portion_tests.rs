@@ -143,6 +143,13 @@ fn a_platform_that_could_not_be_published_is_tried_again_at_its_time_and_the_who
 }
 
 #[test]
+fn where_only_the_index_is_missing_the_whole_image_is_waited_for() {
+    let mut seen = seen(&["linux/amd64"]);
+    seen.build = Some(after_the_push::built());
+    assert_eq!(waits_for(&seen).0, "WaitingForSource");
+}
+
+#[test]
 fn a_dry_run_and_a_target_that_waits_for_the_whole_get_no_portion() {
     let mut whole_only = seen(&["linux/amd64"]);
     Arc::make_mut(&mut whole_only.push).spec.targets[0].publish = PublishPolicy::WhenComplete;
@@ -191,7 +198,10 @@ fn a_build_that_fails_ends_its_push_and_a_build_that_is_requested_again_goes_on_
 
     let mut again = with(&failed, &["linux/amd64"], building());
     assert_eq!(decide(&again, NOW).status, ended.status, "the build is gone");
-    again.build = Some(after_the_push::built());
+    let mut build = after_the_push::built();
+    let platforms = &mut Arc::make_mut(&mut build).status.as_mut().unwrap().platforms;
+    platforms[0].state = crate::api::v1alpha1::PlatformState::Building;
+    again.build = Some(build);
     let resumed = decide(&again, NOW);
     assert_eq!((&resumed.step, resumed.next), (&Step::Nothing, Next::Now));
     let again = after(&again, &resumed);
