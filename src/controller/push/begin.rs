@@ -11,6 +11,7 @@ use super::{
 use crate::{
     agent::plan::PublishPolicy,
     api::v1alpha1::{PlatformState, PlatformStatus, TargetState},
+    controller::next::Next,
     record::{Failure, Reason},
     registry::normal_origin,
 };
@@ -64,7 +65,11 @@ impl Pass<'_> {
         let mut found = None;
         for portion in candidates {
             let (due, held) = self.due(portion);
-            busy = busy.or(held);
+            for (index, why) in held {
+                // Its time has come; it is somebody else's end that wakes it now.
+                self.status.targets[index].next_attempt_at = None;
+                busy = busy.or(Some(why));
+            }
             if !due.is_empty() {
                 found = Some((portion, due));
                 break;
@@ -75,7 +80,13 @@ impl Pass<'_> {
                 Source::Waiting(text) if busy.is_none() && earliest(&self.status.targets).is_none() => {
                     self.waiting = Some((WAITING_FOR_SOURCE, text.clone()));
                 }
-                _ => self.wait(busy.as_deref()),
+                _ => {
+                    self.wait(busy.as_deref());
+                    // This was the look at what is due: another one at once would find the same.
+                    if self.next == Next::Now {
+                        self.next = Next::Change;
+                    }
+                }
             };
         };
         if is_ending(self.seen) {
@@ -94,9 +105,8 @@ impl Pass<'_> {
     }
 
     /// The pending targets whose turn it is to get the image, or a portion of it, and who keeps others waiting.
-    fn due(&self, portion: Option<&Portion>) -> (Vec<usize>, Option<String>) {
-        let mut due = Vec::new();
-        let mut busy = None;
+    fn due(&self, portion: Option<&Portion>) -> (Vec<usize>, Vec<(usize, String)>) {
+        let (mut due, mut held) = (Vec::new(), Vec::new());
         for index in self.in_state(TargetState::Pending) {
             let entry = &self.status.targets[index];
             let later = entry.next_attempt_at.as_ref().is_some_and(|at| at.0 > self.now);
@@ -110,17 +120,20 @@ impl Pass<'_> {
             }
             let (others, repository) = (&self.seen.rivals, &entry.repository);
             if let Some(rival) = rivals::writer(others, repository, &status::written_tags(entry)) {
-                busy = Some(format!("{repository}: {} is writing a tag of it.", rival.name));
+                held.push((
+                    index,
+                    format!("{repository}: {} is writing a tag of it.", rival.name),
+                ));
             } else if let Some(rival) = rivals::bringer(others, repository) {
-                busy = Some(format!(
-                    "{repository}: {} is bringing layers that both have.",
-                    rival.name
+                held.push((
+                    index,
+                    format!("{repository}: {} is bringing layers that both have.", rival.name),
                 ));
             } else {
                 due.push(index);
             }
         }
-        (due, busy)
+        (due, held)
     }
 
     /// Whether nothing but its index is missing of the build's image: a portion would only delay it.

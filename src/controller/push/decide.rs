@@ -272,12 +272,20 @@ impl<'a> Pass<'a> {
         };
         for (index, of_target) in pushing.into_iter().zip(&report.targets) {
             let entry = &mut self.status.targets[index];
+            let refused = |failure: &Failure| failure.reason == Reason::PushUnauthorized;
+            let refused_before = entry.failure.as_ref().is_some_and(refused);
             status::take_report(entry, of_target, report.digest.as_ref(), success, self.now);
             if let Some(failure) = &of_target.failure {
                 let (push, build) = (&self.seen.push, self.seen.facts.build.as_ref());
                 entry.error_summary = Some(status::error_summary(push, build, &entry.repository, of_target));
                 let has_secret = push.spec.targets[index].credentials_ref.is_some();
-                let failure = with_the_secret_of_now(failure, has_secret && entry.attempts == 1);
+                // A Secret that was rotated while an attempt ran counts in the next one's pod, and what a portion
+                // cannot do the whole image can.
+                let again = portion.is_some() || (has_secret && refused(failure) && !refused_before);
+                let failure = Failure {
+                    retryable: failure.retryable || again,
+                    ..failure.clone()
+                };
                 retry_or_fail(entry, &failure, of_target.retry_after_seconds, self.now);
             }
         }
@@ -480,14 +488,6 @@ impl<'a> Pass<'a> {
             next: self.next,
             begins: self.begins,
         }
-    }
-}
-
-/// A Secret that was rotated while an attempt ran counts in the next one's pod.
-fn with_the_secret_of_now(failure: &Failure, first: bool) -> Failure {
-    Failure {
-        retryable: failure.retryable || (first && failure.reason == Reason::PushUnauthorized),
-        ..failure.clone()
     }
 }
 

@@ -138,6 +138,16 @@ fn a_platform_that_could_not_be_published_is_tried_again_at_its_time_and_the_who
     let failed = attempted(&seen(&["linux/amd64"]), Some(down()));
     assert!(targets(&failed)[0].published.is_empty());
     assert_eq!(waits_for(&failed).0, "RegistryUnavailable");
+    let refused = attempted(
+        &seen(&["linux/amd64"]),
+        Some(Failure::new(Reason::PlatformLost, "no")),
+    );
+    assert_eq!(targets(&refused)[0].state, TargetState::Pending);
+    let Source::Ready(whole) = observed(&[]).source else {
+        panic!("no source")
+    };
+    let whole = decide(&with(&refused, &[], Source::Ready(whole)), in_seconds(5));
+    assert_eq!(planned(&whole), ["one.test/a", "two.test/a"]);
     let again = decide(&failed, in_seconds(5));
     assert_eq!(plan_of(&again).source.digest, Some(Digest::of(b"linux/amd64")));
 }

@@ -424,6 +424,22 @@ fn a_target_to_which_another_push_brings_the_same_layers_waits_for_them() {
 }
 
 #[test]
+fn a_target_whose_time_has_come_and_whose_turn_has_not_waits_for_a_change() {
+    let mut seen = observed(&["one.test/a"]);
+    seen = ended_with(&after(&seen, &decide(&seen, NOW)), vec![Some(down())]);
+    seen.rivals = vec![rival(None, true)];
+    let held = decide(&seen, in_seconds(60));
+    assert_eq!((&held.step, held.next), (&Step::Nothing, Next::Change));
+    let seen = after(&seen, &held);
+    assert_eq!(decide(&seen, in_seconds(61)).status, held.status);
+    let free = Observed {
+        rivals: Vec::new(),
+        ..seen
+    };
+    assert_eq!(planned(&decide(&free, in_seconds(61))), ["one.test/a"]);
+}
+
+#[test]
 fn a_target_whose_tag_is_being_written_waits_for_its_turn_and_the_others_do_not() {
     let mut seen = observed(&["one.test/a", "two.test/a"]);
     seen.rivals = vec![rival(None, true)];

@@ -23,7 +23,7 @@ pub struct Rival {
     pub name: String,
     /// Its build, where that is newer than this push's, of the same recipe, and whole or published in part.
     pub newer_build: Option<String>,
-    /// Whether its running attempt comes on: one whose pod waits for a Secret or a node keeps nobody waiting.
+    /// Whether its running attempt comes on: nobody waits for layers of one whose pod waits for a Secret or a node.
     pub comes_on: bool,
     /// The large layers of this push's image that its own has too.
     pub shared: BTreeSet<Digest>,
@@ -79,7 +79,7 @@ pub fn of(
                     .filter(|tag| tag.superseded_by.is_none())
                     .map(|tag| tag.name.clone())
                     .collect(),
-                writing: target.state == TargetState::Pushing,
+                writing: target.state == TargetState::Pushing && !other.spec.dry_run,
                 serves: target.state == TargetState::Pushed,
             })
             .filter(|target| own.contains(&target.repository))
@@ -217,14 +217,14 @@ fn is_newer(theirs: &OCIRecipeBuild, own: &OCIRecipeBuild, published: bool) -> b
         let number: Option<u64> = name.rsplit('-').next().and_then(|number| number.parse().ok());
         (build.creation_timestamp().map(|time| time.0), number, name)
     };
-    let whole = theirs
+    let phase = theirs
         .status
         .as_ref()
-        .is_some_and(|status| status.phase == BuildPhase::FullyBuilt);
-    (whole || published)
-        && recipe(theirs).is_some()
-        && recipe(theirs) == recipe(own)
-        && age(theirs) > age(own)
+        .map(|status| status.phase)
+        .unwrap_or_default();
+    // One that failed with a platform published may never be whole.
+    let counts = phase == BuildPhase::FullyBuilt || (published && !phase.is_terminal());
+    counts && recipe(theirs).is_some() && recipe(theirs) == recipe(own) && age(theirs) > age(own)
 }
 
 #[cfg(test)]
