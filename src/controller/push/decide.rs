@@ -337,17 +337,32 @@ impl<'a> Pass<'a> {
             (None, Source::Ready(from)) => Some(&**from),
             (None, _) => None,
         };
-        if let Some(from) = from {
-            let (targets, mode) = if self.ended {
-                (after::checked(&self.status), PushMode::Check)
-            } else if self.seen.push.spec.dry_run {
-                (self.in_state(TargetState::Pushing), PushMode::DryRun)
-            } else {
-                (self.in_state(TargetState::Pushing), PushMode::Write)
-            };
-            let plan = plan::plan(self.seen, mode, &self.status, from, &targets);
-            self.step = Step::CreatePod { plan: Box::new(plan) };
+        let Some(from) = from else {
+            // The checks of a push that ended well go on when its source is back.
+            if !self.ended {
+                self.give_back();
+            }
+            return;
+        };
+        let (targets, mode) = if self.ended {
+            (after::checked(&self.status), PushMode::Check)
+        } else if self.seen.push.spec.dry_run {
+            (self.in_state(TargetState::Pushing), PushMode::DryRun)
+        } else {
+            (self.in_state(TargetState::Pushing), PushMode::Write)
+        };
+        let plan = plan::plan(self.seen, mode, &self.status, from, &targets);
+        self.step = Step::CreatePod { plan: Box::new(plan) };
+    }
+
+    /// The source went away between the written status and the pod: the attempt was none.
+    fn give_back(&mut self) {
+        self.status.pod = None;
+        self.status.portion = None;
+        for index in self.in_state(TargetState::Pushing) {
+            self.status.targets[index].state = TargetState::Pending;
         }
+        self.next = Next::Now;
     }
 
     /// A push that ended well looks at its tags now and then, in a pod that has the Secrets.

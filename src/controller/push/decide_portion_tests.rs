@@ -1,5 +1,7 @@
 //! `publish: AsReady`: each platform is published as soon as it is built.
 
+use rstest::rstest;
+
 use super::*;
 use crate::image::Platform;
 
@@ -221,4 +223,36 @@ fn a_build_that_fails_ends_its_push_and_a_build_that_is_requested_again_goes_on_
         plan_of(&decide(&more, NOW)).source.digest,
         Some(Digest::of(b"linux/arm64"))
     );
+}
+
+#[rstest]
+#[case::the_whole_image(seen(&[]), Source::Missing("gone".into()))]
+#[case::a_platform(seen(&["linux/amd64"]), building())]
+fn an_attempt_whose_source_goes_away_before_its_pod_is_made_was_none(
+    #[case] seen: Observed,
+    #[case] then: Source,
+) {
+    let source = if seen.portions.is_empty() {
+        observed(&[]).source
+    } else {
+        building()
+    };
+    let seen = Observed { source, ..seen };
+    let begun = after(&seen, &decide(&seen, NOW));
+    assert!(
+        targets(&begun)
+            .iter()
+            .any(|target| target.state == TargetState::Pushing)
+    );
+    let gone = with(&begun, &[], then);
+    let decision = decide(&gone, NOW);
+    assert_eq!(decision.step, Step::Nothing);
+    assert_eq!(decision.next, Next::Now);
+    assert_eq!((&decision.status.pod, &decision.status.portion), (&None, &None));
+    let given_back = after(&gone, &decision);
+    for target in targets(&given_back) {
+        assert_eq!((target.state, target.attempts), (TargetState::Pending, 0));
+    }
+    // Nor does it begin again with nothing.
+    assert_eq!(decide(&given_back, NOW).step, Step::Nothing);
 }
