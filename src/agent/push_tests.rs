@@ -213,6 +213,9 @@ async fn a_platform_that_somebody_else_adds_meanwhile_is_kept_too() {
     };
     let report = run(plan(&from, "v1", vec![keeping.clone()])).await;
     assert_eq!(report.targets[0].failure, None);
+    // The second try finds there the layer that the first one brought; only the configuration was there before.
+    let blobs = report.targets[0].blobs;
+    assert_eq!((blobs.uploaded, blobs.existed), (1, 1));
     let served = target
         .repository("team/app")
         .manifest("v1")

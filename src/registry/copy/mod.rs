@@ -63,6 +63,20 @@ pub struct BlobCounters {
     pub bytes_saved: i64,
 }
 
+impl BlobCounters {
+    /// The sums of two pushes of the same blobs to a target: what the earlier one brought is counted as brought.
+    fn after(self, earlier: Self) -> Self {
+        Self {
+            existed: (self.existed - earlier.uploaded - earlier.mounted).max(0),
+            mounted: self.mounted + earlier.mounted,
+            uploaded: self.uploaded + earlier.uploaded,
+            resumed: self.resumed + earlier.resumed,
+            bytes_uploaded: self.bytes_uploaded + earlier.bytes_uploaded,
+            bytes_saved: (self.bytes_saved - earlier.bytes_uploaded).max(0),
+        }
+    }
+}
+
 /// What became of what refers to an image, at one target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -71,6 +85,15 @@ pub struct ReferrerCounters {
     pub existed: i64,
     /// Written and listed.
     pub written: i64,
+}
+
+impl ReferrerCounters {
+    fn after(self, earlier: Self) -> Self {
+        Self {
+            existed: (self.existed - earlier.written).max(0),
+            written: self.written + earlier.written,
+        }
+    }
 }
 
 /// What happens while images are pushed, for whoever watches. Targets are counted from zero.

@@ -74,7 +74,8 @@ pub async fn push_again(
     }
     let options = PushOptions::default();
     let make = async || made_for(image, source, target, policy).await;
-    rewrite(source, target, &options, make).await.map(Some)
+    let (image, again) = rewrite(source, target, &options, make).await?;
+    Ok(Some((image, again.after(outcome))))
 }
 
 async fn made_for(

@@ -83,6 +83,18 @@ pub struct Outcome {
     pub result: Result<(), CopyError>,
 }
 
+impl Outcome {
+    /// The same, with what an earlier push to the target had done: what it brought, this one found there.
+    pub(super) fn after(self, earlier: &Self) -> Self {
+        Self {
+            blobs: self.blobs.after(earlier.blobs),
+            referrers: self.referrers.after(earlier.referrers),
+            changed: self.changed || earlier.changed,
+            ..self
+        }
+    }
+}
+
 /// Brings an image to every target; what one refuses concerns no other. The outcomes are in the order of
 /// the targets.
 ///
@@ -121,6 +133,18 @@ pub async fn push_all_with(
         })
         .buffered(TARGETS)
         .collect()
+        .await
+}
+
+/// [`push_all_with`] to one target.
+pub(super) async fn push_to(
+    image: &Image,
+    source: &ImageSource,
+    target: &Target,
+    options: &PushOptions,
+) -> Outcome {
+    Push::new(image, source, target, 0, Meeting::new(1), options)
+        .run()
         .await
 }
 

@@ -1,6 +1,6 @@
 //! A tag whose new content depends on what it holds: read, made, and written if it still holds that; else all again.
 
-use super::{CopyError, Image, Outcome, PushOptions, TagPolicy, Target, push::push_all_with};
+use super::{CopyError, Image, Outcome, PushOptions, TagPolicy, Target, push::push_to};
 use crate::{image::Digest, registry::source::ImageSource};
 
 /// How often it begins again because somebody else moved the tag.
@@ -27,6 +27,7 @@ pub(super) async fn rewrite(
 ) -> Result<(Image, Outcome), CopyError> {
     let target = if_unchanged(target.clone());
     let mut tries = 0;
+    let mut last: Option<Outcome> = None;
     loop {
         tries += 1;
         let Made { image, found } = make().await?;
@@ -34,10 +35,10 @@ pub(super) async fn rewrite(
             tags: vec![found],
             ..options.clone()
         };
-        let mut outcomes = push_all_with(&image, source, std::slice::from_ref(&target), &options).await;
-        let Some(outcome) = outcomes.pop() else {
-            unreachable!("one target has one outcome");
-        };
+        let mut outcome = push_to(&image, source, &target, &options).await;
+        if let Some(earlier) = &last {
+            outcome = outcome.after(earlier);
+        }
         if !(target.policy == TagPolicy::IfUnchanged && moved_meanwhile(&outcome)) || tries == TRIES {
             return Ok((image, outcome));
         }
@@ -46,6 +47,7 @@ pub(super) async fn rewrite(
             tries,
             "a tag moved meanwhile"
         );
+        last = Some(outcome);
     }
 }
 
