@@ -197,6 +197,19 @@ async fn a_push_with_templates_is_accepted(#[case] spec: Value) {
 }
 
 #[rstest]
+#[case::no_push_at_all(json!({ "pushesAtOnce": 0 }), "spec.limits.pushesAtOnce")]
+#[case::without_a_number_of_pushes(json!({ "requestsPerSecond": 10 }), "spec.limits.pushesAtOnce")]
+#[case::less_than_a_request(json!({ "pushesAtOnce": 4, "requestsPerSecond": 3 }), "each needs at least one")]
+#[case::less_than_a_mebibyte(json!({ "pushesAtOnce": 4, "bytesPerSecond": 4_194_303 }), "1048576 (1 MiB)")]
+#[tokio::test]
+async fn limits_that_let_no_push_come_on_are_refused(#[case] limits: Value, #[case] expected: &str) {
+    let Some(client) = api_server().await else { return };
+    let document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy", "metadata": { "name": "p" }, "spec": { "origin": "example.test", "limits": limits } });
+    let message = ask(&client, &document).await.expect_err("accepted");
+    assert!(message.contains(expected), "{message}");
+}
+
+#[rstest]
 #[case::capability(json!({ "security": { "capabilities": ["SYS_MODULE"] } }), "a capability beyond")]
 #[case::own_variable(json!({ "env": [{ "name": "SLIPWAY_PLAN", "value": "x" }] }), "this variable is Slipway's own")]
 #[case::volume_over_the_gate(json!({ "volumes": [{ "mountPath": "/slipway/usr" }] }), "outside of /workspace and /slipway")]

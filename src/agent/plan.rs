@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     image::{Digest, Platform},
     record::BuildIdentity,
-    registry::{ClientOptions, normal_origin},
+    registry::{Budget, ClientOptions, normal_origin},
 };
 
 pub use crate::registry::{PublishPolicy, TagPolicy};
@@ -43,10 +44,55 @@ pub struct Registries {
     /// Certificates in PEM that are trusted beside the public ones.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub roots: BTreeMap<String, String>,
+    /// What pushes may ask of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, RegistryLimits>,
+}
+
+/// What all pushes to a registry together may ask of it.
+///
+/// Each push that is under way has an equal part, so that no push has to know of the others: the sums hold however
+/// many there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.requestsPerSecond) || self.requestsPerSecond >= self.pushesAtOnce")
+        .message("requestsPerSecond is shared by pushesAtOnce pushes, and each needs at least one"),
+    validation = Rule::new("!has(self.bytesPerSecond) || self.bytesPerSecond >= self.pushesAtOnce * 1048576")
+        .message("bytesPerSecond is shared by pushesAtOnce pushes, and each needs at least 1048576 (1 MiB)")
+)]
+pub struct RegistryLimits {
+    /// Pushes that go there at once. Others have the reason `Queued`; a place that becomes free goes to the
+    /// namespace that has the fewest, and there to the oldest push.
+    #[schemars(range(min = 1, max = 1000))]
+    pub pushes_at_once: i32,
+    /// Requests per second; each push makes its part of them, and after a pause those of one second at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub requests_per_second: Option<i32>,
+    /// Bytes per second that are sent there; each push sends its part of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_048_576, max = 1_000_000_000_000_i64))]
+    pub bytes_per_second: Option<i64>,
+}
+
+impl RegistryLimits {
+    fn part(self) -> Budget {
+        let pushes = f64::from(self.pushes_at_once.max(1));
+        // A rate needs no more than the 53 bits that a float has.
+        #[expect(clippy::cast_precision_loss)]
+        let bytes = self.bytes_per_second.map(|bytes| bytes as f64 / pushes);
+        Budget {
+            requests_per_second: self
+                .requests_per_second
+                .map(|requests| f64::from(requests) / pushes),
+            bytes_per_second: bytes,
+        }
+    }
 }
 
 impl Registries {
-    /// The same, with certificates of these origins only: a plan has to fit into a variable.
+    /// The same, with certificates and limits of these origins only: a plan has to fit into a variable.
     #[must_use]
     pub fn with_roots_of(&self, origins: &[&str]) -> Self {
         let wanted = |host: &String| {
@@ -62,7 +108,26 @@ impl Registries {
         Self {
             plain_http: self.plain_http.clone(),
             roots: roots.collect(),
+            limits: self
+                .limits
+                .iter()
+                .filter(|(host, _)| wanted(host))
+                .map(|(host, limits)| (host.clone(), *limits))
+                .collect(),
         }
+    }
+
+    /// How many pushes go to a registry at once where that is limited, by origin in its one spelling.
+    pub fn pushes_at_once(&self) -> BTreeMap<String, usize> {
+        let limits = self.limits.iter();
+        limits
+            .map(|(host, limits)| {
+                (
+                    normal_origin(host),
+                    usize::try_from(limits.pushes_at_once).unwrap_or(1),
+                )
+            })
+            .collect()
     }
 
     /// A client's options that follow from the policies.
@@ -73,6 +138,11 @@ impl Registries {
                 .roots
                 .iter()
                 .map(|(host, pem)| (host.clone(), pem.clone().into_bytes()))
+                .collect(),
+            budgets: self
+                .limits
+                .iter()
+                .map(|(host, limits)| (host.clone(), limits.part()))
                 .collect(),
             ..ClientOptions::default()
         }

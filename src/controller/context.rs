@@ -343,6 +343,10 @@ impl Context {
         Registries {
             plain_http,
             roots: roots.collect(),
+            limits: policies
+                .iter()
+                .filter_map(|p| Some((p.spec.origin.clone(), p.spec.limits?)))
+                .collect(),
         }
     }
 

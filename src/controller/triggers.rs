@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt as _, runtime::reflector::ObjectRef};
 use tokio::sync::mpsc;
 
-use super::push::rivals::share_a_repository;
+use super::push::{queue::waits_behind, rivals::share_a_repository};
 use crate::{
     api::{
         BUILD_LABEL, PUSH_LABEL,
@@ -137,7 +137,8 @@ impl Queues {
                 let mut targets = status.targets.iter();
                 targets.any(|target| target.state == TargetState::Pending && target.next_attempt_at.is_none())
             });
-            if waits && other.uid() != push.uid() && share_a_repository(push, other) {
+            let behind = share_a_repository(push, other) || waits_behind(other, push);
+            if waits && other.uid() != push.uid() && behind {
                 self.pushes.ask(ObjectRef::from_obj(&**other));
             }
         }

@@ -10,7 +10,7 @@ use super::{
     credentials::{Credentials, Secret},
     error::{Operation, Place, RegistryError},
     network::Network,
-    pace::Backoff,
+    pace::{Backoff, Budget},
     reference::Reference,
     transport::{Body, Call, Identity},
     turns::Turn,
@@ -33,6 +33,8 @@ pub struct ClientOptions {
     pub timeouts: Timeouts,
     /// How failed requests are repeated.
     pub backoff: Backoff,
+    /// What may be asked of one `host[:port]`.
+    pub budgets: Vec<(String, Budget)>,
 }
 
 /// How long is waited for what. No exchange as a whole is bounded, as a layer may take hours.

@@ -52,9 +52,9 @@ impl Network {
             told: OnceLock::new(),
             special,
             proxies: Proxies(Matcher::from_env()),
+            pace: Pace::new(&options.budgets),
             options,
             reached: Reached::default(),
-            pace: Pace::default(),
             turns: Turns::default(),
             learned: Learned::default(),
         })

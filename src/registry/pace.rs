@@ -2,13 +2,15 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use http::{HeaderMap, header::RETRY_AFTER};
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
+
+use super::reference::normal_origin;
 
 /// How a failed request is repeated before the failure is reported. Long waits are the caller's: a pod that
 /// sleeps costs its memory, a queue entry costs nothing.
@@ -42,13 +44,113 @@ impl Backoff {
     }
 }
 
-/// Which origins want to be left alone, and until when.
+/// What may be asked of an origin.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Budget {
+    /// Requests, those for tokens elsewhere not counted.
+    pub requests_per_second: Option<f64>,
+    /// Bytes that are sent in bodies.
+    pub bytes_per_second: Option<f64>,
+}
+
+/// Which origins want to be left alone, and until when; and what of the budgets is spent.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     resting: Mutex<HashMap<String, Instant>>,
+    /// By origin in its one spelling.
+    spent: HashMap<String, Arc<Spent>>,
+}
+
+/// What is spent of a budget.
+#[derive(Debug)]
+pub(super) struct Spent {
+    requests: Option<Rate>,
+    bytes: Option<Rate>,
+}
+
+impl Spent {
+    fn of(budget: &Budget) -> Self {
+        Self {
+            requests: budget.requests_per_second.map(Rate::new),
+            bytes: budget.bytes_per_second.map(Rate::new),
+        }
+    }
+
+    /// Waits until these may be sent.
+    pub(super) async fn bytes(&self, bytes: usize) {
+        if let Some(rate) = &self.bytes {
+            rate.spend(bytes).await;
+        }
+    }
+}
+
+/// A rate that is kept on average; what was not used in the last second may be used at once.
+#[derive(Debug)]
+struct Rate {
+    /// Seconds that one unit takes.
+    each: f64,
+    /// When all that was spent is paid.
+    paid: Mutex<Instant>,
+}
+
+impl Rate {
+    const SAVED: Duration = Duration::from_secs(1);
+
+    fn new(per_second: f64) -> Self {
+        let now = Instant::now();
+        Self {
+            each: 1.0 / per_second,
+            paid: Mutex::new(now.checked_sub(Self::SAVED).unwrap_or(now)),
+        }
+    }
+
+    async fn spend(&self, units: usize) {
+        let until = self.reserve(units);
+        sleep_until(until).await;
+    }
+
+    /// Takes the units and says when they may be used; whoever asks next comes after them.
+    fn reserve(&self, units: usize) -> Instant {
+        let now = Instant::now();
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = now.checked_sub(Self::SAVED).unwrap_or(now);
+        *paid = (*paid).max(oldest) + Duration::from_secs_f64(f64::from(units) * self.each);
+        *paid
+    }
 }
 
 impl Pace {
+    pub(super) fn new(budgets: &[(String, Budget)]) -> Self {
+        let spent = budgets
+            .iter()
+            .map(|(host, budget)| (normal_origin(host), Arc::new(Spent::of(budget))));
+        Self {
+            spent: spent.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// What is spent of an origin's budget, where it has one.
+    pub(super) fn of(&self, origin: &str) -> Option<Arc<Spent>> {
+        let host = origin.split_once("://").map_or(origin, |(_, host)| host);
+        self.spent.get(&normal_origin(host)).cloned()
+    }
+
+    /// Waits until another request may be made, one with this many bytes.
+    pub(super) async fn request(&self, origin: &str, bytes: usize) {
+        if let Some(spent) = self.of(origin) {
+            // On the heap, as every future of a push holds one of these.
+            Box::pin(async move {
+                if let Some(rate) = &spent.requests {
+                    rate.spend(1).await;
+                }
+                spent.bytes(bytes).await;
+            })
+            .await;
+        }
+    }
+
     /// Remembers a `Retry-After`.
     pub(super) fn rest(&self, origin: &str, time: Duration) {
         let until = Instant::now() + time;
@@ -85,6 +187,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{StreamExt as _, stream::FuturesUnordered};
     use rstest::rstest;
 
     use super::*;
@@ -110,6 +213,28 @@ mod tests {
             let delay = backoff.delay(failures);
             assert!(delay >= longest / 2 && delay <= longest);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_is_kept_on_average_and_concerns_its_origin_only() {
+        let budget = Budget {
+            requests_per_second: Some(10.0),
+            bytes_per_second: Some(1000.0),
+        };
+        let pace = Pace::new(&[("A:443".into(), budget)]);
+        let start = Instant::now();
+        let mut requests = FuturesUnordered::new();
+        for _ in 0..40 {
+            requests.push(pace.request("https://a", 50));
+        }
+        while requests.next().await.is_some() {}
+        // Those of one second at once: 10 requests, or 1000 bytes.
+        assert_eq!(start.elapsed().as_millis() / 100, 30);
+        pace.of("https://a").unwrap().bytes(2000).await;
+        assert_eq!(start.elapsed().as_millis() / 100, 40);
+        let start = Instant::now();
+        pace.request("https://b", 1 << 30).await;
+        assert!(start.elapsed().is_zero());
     }
 
     #[tokio::test(start_paused = true)]

@@ -153,6 +153,12 @@ impl Call<'_> {
             }
             sleep(remaining).await;
         }
+        let whole = match &self.body {
+            Body::Whole(bytes) => bytes.len(),
+            // What is sent as it is read waits on its way.
+            Body::Empty | Body::Once { .. } => 0,
+        };
+        network.pace.request(&self.at.origin, whole).await;
         Ok(())
     }
 

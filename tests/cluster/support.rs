@@ -97,12 +97,17 @@ impl Arena {
 
     /// Lets everybody speak to a registry without TLS until the test ends.
     pub async fn let_plain_http(&self, origin: &str) {
+        self.let_plain_http_within(origin, &json!(null)).await;
+    }
+
+    /// The same within limits.
+    pub async fn let_plain_http_within(&self, origin: &str, limits: &Value) {
         let port = origin.rsplit(':').next().unwrap();
         let name = format!("{}-{port}", self.namespace);
         self.apply(&json!({
             "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy",
             "metadata": { "name": name, "labels": { TEST_LABEL: self.namespace } },
-            "spec": { "origin": origin, "plainHTTP": true },
+            "spec": { "origin": origin, "plainHTTP": true, "limits": limits },
         }))
         .await;
     }

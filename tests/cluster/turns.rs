@@ -30,6 +30,16 @@ echo "[{\"Config\":\"config.json\",\"RepoTags\":[\"test:1\"],\"Layers\":[$names]
 tar -cf "$SLIPWAY_ARCHIVE" manifest.json config.json layer-*
 "#;
 
+fn is_queued(push: &RegistryPush) -> bool {
+    let mut conditions = push.status.iter().flat_map(|status| &status.conditions);
+    conditions.any(|condition| condition.type_ == condition::READY && condition.reason == "Queued")
+}
+
+fn succeeded(push: &RegistryPush) -> bool {
+    let status = push.status.as_ref();
+    status.is_some_and(|status| condition::is_true(&status.conditions, condition::SUCCEEDED))
+}
+
 fn waits_for_layers(push: &RegistryPush) -> bool {
     let mut conditions = push.status.iter().flat_map(|status| &status.conditions);
     conditions.any(|condition| condition.message.ends_with("is bringing layers that both have."))
@@ -87,10 +97,6 @@ async fn pushes_that_begin_together_bring_each_layer_once() {
     let waiting = begun.iter().filter(|push| waits_for_layers(push)).count();
     assert_eq!(waiting, PUSHES - 1);
     registry.open();
-    let succeeded = |push: &RegistryPush| {
-        let status = push.status.as_ref();
-        status.is_some_and(|status| condition::is_true(&status.conditions, condition::SUCCEEDED))
-    };
     let ended = join_all(
         builds
             .iter()
@@ -108,5 +114,43 @@ async fn pushes_that_begin_together_bring_each_layer_once() {
         (layers..layers + layers / 100).contains(&sent),
         "{sent} of {layers}"
     );
+    arena.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_takes_one_push_at_a_time_has_a_queue() {
+    let Some(arena) = Arena::open("queue").await else {
+        return;
+    };
+    let registry = Door::to_service(&arena.client, "slipway-demo", "registry").await;
+    let limits = json!({ "pushesAtOnce": 1, "requestsPerSecond": 200, "bytesPerSecond": 52_428_800 });
+    arena.let_plain_http_within(&registry.address, &limits).await;
+    arena.build("app", with(shell(SCRIPT), &json!({}))).await;
+    arena.fully_built("app").await;
+    let names = ["one", "two", "three"];
+    let push = |name: &&str| {
+        json!({
+            "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPush", "metadata": { "name": name },
+            "spec": {
+                "source": { "buildRef": { "name": "app" } },
+                "targets": [{
+                    "repository": format!("{}/{}/{name}", registry.address, arena.namespace), "tags": ["1"],
+                }],
+            },
+        })
+    };
+    let pushes: Vec<_> = names.iter().map(push).collect();
+    arena
+        .apply(&json!({ "apiVersion": "v1", "kind": "List", "items": pushes }))
+        .await;
+    registry.arrived(1).await;
+    let settled = |push: &RegistryPush| {
+        let status = push.status.as_ref();
+        status.is_some_and(|status| status.pod.is_some()) || is_queued(push)
+    };
+    let begun = join_all(names.map(|name| arena.push_until(name, "under way or queued", settled))).await;
+    assert_eq!(begun.iter().filter(|push| is_queued(push)).count(), 2);
+    registry.open();
+    join_all(names.map(|name| arena.push_until(name, "pushed", succeeded))).await;
     arena.close().await;
 }

@@ -1,5 +1,6 @@
 //! RegistryPolicy: what the cluster's administrator says of one registry.
 
+use crate::agent::plan::RegistryLimits;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,9 @@ pub struct RegistryPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536), regex(pattern = r"^\s*-----BEGIN CERTIFICATE-----"))]
     pub ca_bundle: Option<String>,
+    /// What all pushes to it together may ask of it; without it nothing limits them but the registry itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RegistryLimits>,
 }
 
 /// Whether a registry may be used.

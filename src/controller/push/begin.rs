@@ -6,6 +6,7 @@ use super::{
     decide::{Pass, WAITING_FOR_SOURCE},
     observe::{Portion, Source},
     plan::{is_plain, origin_of},
+    queue::{self, Queue},
     rivals, status, tags,
 };
 use crate::{
@@ -15,6 +16,9 @@ use crate::{
     record::{Failure, Reason},
     registry::normal_origin,
 };
+
+/// Why a target waits though its time has come: the reason and the message of a condition.
+pub(super) type Held = (&'static str, String);
 
 impl Pass<'_> {
     pub(super) fn next_attempt(&mut self) {
@@ -68,7 +72,9 @@ impl Pass<'_> {
             for (index, why) in held {
                 // Its time has come; it is somebody else's end that wakes it now.
                 self.status.targets[index].next_attempt_at = None;
-                busy = busy.or(Some(why));
+                if busy.as_ref().is_none_or(|(reason, _)| *reason != queue::QUEUED) {
+                    busy = Some(why);
+                }
             }
             if !due.is_empty() {
                 found = Some((portion, due));
@@ -81,7 +87,7 @@ impl Pass<'_> {
                     self.waiting = Some((WAITING_FOR_SOURCE, text.clone()));
                 }
                 _ => {
-                    self.wait(busy.as_deref());
+                    self.wait(busy);
                     // This was the look at what is due: another one at once would find the same.
                     if self.next == Next::Now {
                         self.next = Next::Change;
@@ -104,9 +110,11 @@ impl Pass<'_> {
         self.create();
     }
 
-    /// The pending targets whose turn it is to get the image, or a portion of it, and who keeps others waiting.
-    fn due(&self, portion: Option<&Portion>) -> (Vec<usize>, Vec<(usize, String)>) {
+    /// The pending targets whose turn it is to get the image, or a portion of it, and why others wait, by a
+    /// condition's reason and message.
+    fn due(&self, portion: Option<&Portion>) -> (Vec<usize>, Vec<(usize, Held)>) {
         let (mut due, mut held) = (Vec::new(), Vec::new());
+        let own = queue::ticket(&self.seen.push);
         for index in self.in_state(TargetState::Pending) {
             let entry = &self.status.targets[index];
             let later = entry.next_attempt_at.as_ref().is_some_and(|at| at.0 > self.now);
@@ -122,18 +130,34 @@ impl Pass<'_> {
             if let Some(rival) = rivals::writer(others, repository, &status::written_tags(entry)) {
                 held.push((
                     index,
-                    format!("{repository}: {} is writing a tag of it.", rival.name),
+                    (
+                        "Waiting",
+                        format!("{repository}: {} is writing a tag of it.", rival.name),
+                    ),
                 ));
             } else if let Some(rival) = rivals::bringer(others, repository) {
                 held.push((
                     index,
-                    format!("{repository}: {} is bringing layers that both have.", rival.name),
+                    (
+                        "Waiting",
+                        format!("{repository}: {} is bringing layers that both have.", rival.name),
+                    ),
                 ));
+            } else if let Some(queue) = self.queue_of(repository).filter(|queue| queue.holds(&own)) {
+                let text = format!(
+                    "{repository}: its RegistryPolicy lets {} pushes go there at once, and others are before this one.",
+                    queue.at_once
+                );
+                held.push((index, (queue::QUEUED, text)));
             } else {
                 due.push(index);
             }
         }
         (due, held)
+    }
+
+    fn queue_of(&self, repository: &str) -> Option<&Queue> {
+        self.seen.queues.get(&normal_origin(origin_of(repository)))
     }
 
     /// Whether nothing but its index is missing of the build's image: a portion would only delay it.

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{
     after::{self, DueReceipt},
     attempt::{Attempt, attempt, earliest, is_ending, live, retry_or_fail, trouble},
+    begin::Held,
     observe::{Observed, Source},
     plan,
     pod::name,
@@ -419,9 +420,10 @@ impl<'a> Pass<'a> {
     }
 
     /// Nothing is due: until a time, or until somebody else has written a tag.
-    pub(super) fn wait(&mut self, busy: Option<&str>) {
+    pub(super) fn wait(&mut self, busy: Option<Held>) {
         let failing = self.pending().find(|target| target.failure.is_some());
         let at = earliest(&self.status.targets);
+        let is_busy = busy.is_some();
         self.waiting = match (busy, failing, &at) {
             (None, Some(target), Some(at)) => {
                 let failure = target.failure.as_ref();
@@ -435,7 +437,7 @@ impl<'a> Pass<'a> {
                     ),
                 ))
             }
-            (Some(busy), ..) => Some(("Waiting", format!("Waiting for its turn: {busy}"))),
+            (Some((reason, why)), ..) => Some((reason, format!("Waiting for its turn: {why}"))),
             _ => Some(("Waiting", "Waiting for its turn.".to_owned())),
         };
         if let Some(at) = at {
@@ -445,7 +447,7 @@ impl<'a> Pass<'a> {
             } else {
                 Next::Now
             };
-        } else if busy.is_none() {
+        } else if !is_busy {
             self.next = Next::Now;
         }
     }

@@ -7,6 +7,7 @@ pub mod decide;
 pub mod observe;
 mod plan;
 pub mod pod;
+pub mod queue;
 pub mod rivals;
 pub mod status;
 mod tags;

@@ -1,11 +1,12 @@
 //! Everything that a push's decision looks at: reads only.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use kube::ResourceExt as _;
 
 use super::{
     pod,
+    queue::{self, Queue},
     rivals::{self, Rival},
     tags::{BuildFacts, Facts},
 };
@@ -50,6 +51,8 @@ pub struct Observed {
     pub upload_request: Option<String>,
     /// Other pushes that name a repository of this one's; none once it has ended.
     pub rivals: Vec<Rival>,
+    /// The queues before its registries, by origin in its one spelling; none once it has ended.
+    pub queues: BTreeMap<String, Queue>,
 }
 
 /// What a push pushes, as it is now.
@@ -111,10 +114,13 @@ pub async fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
         let name = push.spec.source.build_ref.as_ref()?.name.clone();
         context.build(&push.namespace().unwrap_or_default(), &name)
     };
-    let rivals = if ended {
-        Vec::new()
+    let (rivals, queues) = if ended {
+        (Vec::new(), BTreeMap::new())
     } else {
-        rivals::of(&push, context.all_pushes(), build)
+        (
+            rivals::of(&push, context.all_pushes(), build),
+            queue::of(&push, context.all_pushes(), &registries.pushes_at_once()),
+        )
     };
     let own_build = build(&push);
     Observed {
@@ -133,6 +139,7 @@ pub async fn observe(push: Arc<RegistryPush>, context: &Context) -> Observed {
         forbidden,
         upload_request,
         rivals,
+        queues,
         push,
     }
 }

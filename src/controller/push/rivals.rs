@@ -131,7 +131,7 @@ pub fn bringer<'a>(rivals: &'a [Rival], repository: &str) -> Option<&'a Rival> {
         .find(|rival| rival.shared.iter().any(|layer| !there.contains(layer)))
 }
 
-fn comes_on(push: &RegistryPush) -> bool {
+pub(super) fn comes_on(push: &RegistryPush) -> bool {
     let mut conditions = push.status.iter().flat_map(|status| &status.conditions);
     conditions.any(|condition| condition.reason == PUSHING)
 }

@@ -74,7 +74,7 @@ pub async fn push_again(
     }
     let options = PushOptions::default();
     let make = async || made_for(image, source, target, policy).await;
-    let (image, again) = rewrite(source, target, &options, make).await?;
+    let (image, again) = Box::pin(rewrite(source, target, &options, make)).await?;
     Ok(Some((image, again.after(outcome))))
 }
 

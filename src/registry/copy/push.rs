@@ -143,9 +143,8 @@ pub(super) async fn push_to(
     target: &Target,
     options: &PushOptions,
 ) -> Outcome {
-    Push::new(image, source, target, 0, Meeting::new(1), options)
-        .run()
-        .await
+    let push = Push::new(image, source, target, 0, Meeting::new(1), options);
+    Box::pin(push.run()).await
 }
 
 /// Asks every target where its tags point to, while the image is still being read: connections and tokens are

@@ -2,6 +2,7 @@
 
 mod auth;
 mod blobs;
+mod budgets;
 mod clouds;
 mod conformance;
 mod copies;

@@ -23,6 +23,7 @@ use crate::{
     registry::{
         client::Repository,
         error::{Operation, RegistryError},
+        pace::Spent,
         source::{BlobSource, ByteStream, registry_error},
         transport::Body,
     },
@@ -64,6 +65,8 @@ impl<S: BlobSource> Transfer<'_, S> {
             };
             // Both are somewhere else, so neither waits for the other.
             let (here, content) = try_join!(open, self.content(offset))?;
+            let pace = network.pace.of(&self.writer.origin);
+            let content = content.map(|content| content.map(|content| throttled(content, pace)));
             let feed = Feed::default();
             let result = self.put(&here, offset, content, &feed).await;
             let sent = feed.progress.load(Ordering::Relaxed);
@@ -283,6 +286,20 @@ impl Feed {
             progress: Arc::clone(&self.progress),
         }
     }
+}
+
+/// The same, no faster than the registry's budget has it.
+fn throttled(content: ByteStream, budget: Option<Arc<Spent>>) -> ByteStream {
+    let Some(budget) = budget else { return content };
+    Box::pin(content.then(move |part| {
+        let budget = Arc::clone(&budget);
+        async move {
+            if let Ok(part) = &part {
+                budget.bytes(part.len()).await;
+            }
+            part
+        }
+    }))
 }
 
 struct Passage {
