@@ -77,7 +77,8 @@ pub struct RegistryLimits {
 }
 
 impl RegistryLimits {
-    fn part(self) -> Budget {
+    /// What one push may ask of it.
+    pub fn part(self) -> Budget {
         let pushes = f64::from(self.pushes_at_once.max(1));
         // A rate needs no more than the 53 bits that a float has.
         #[expect(clippy::cast_precision_loss)]

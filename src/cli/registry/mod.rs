@@ -299,6 +299,9 @@ impl Session {
                         .extra_roots
                         .push(((*host).to_owned(), bundle.clone().into_bytes()));
                 }
+                if let Some(limits) = policy.limits {
+                    options.budgets.push(((*host).to_owned(), limits.part()));
+                }
                 if policy.access == RegistryAccess::Denied {
                     denied.insert((*host).to_owned());
                 }
