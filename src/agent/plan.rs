@@ -77,6 +77,24 @@ pub struct RegistryLimits {
 }
 
 impl RegistryLimits {
+    /// What the API server would refuse, for whoever reads limits from elsewhere.
+    pub fn problem(self) -> Option<&'static str> {
+        let pushes = i64::from(self.pushes_at_once);
+        if !(1..=1000).contains(&pushes) {
+            return Some("limits.pushesAtOnce is not from 1 to 1000");
+        }
+        if self
+            .requests_per_second
+            .is_some_and(|requests| i64::from(requests) < pushes)
+        {
+            return Some("limits.requestsPerSecond is less than one for each of pushesAtOnce");
+        }
+        if self.bytes_per_second.is_some_and(|bytes| bytes < pushes << 20) {
+            return Some("limits.bytesPerSecond is less than 1048576 (1 MiB) for each of pushesAtOnce");
+        }
+        None
+    }
+
     /// What one push may ask of it.
     pub fn part(self) -> Budget {
         let pushes = f64::from(self.pushes_at_once.max(1));

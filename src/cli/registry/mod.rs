@@ -18,6 +18,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::outcome;
 use crate::{
+    agent::plan::RegistryLimits,
     api::v1alpha1::{RegistryAccess, RegistryPolicy, RegistryPolicySpec},
     image::{Digest, Platform},
     record::{Failure, FailureClass, Reason},
@@ -422,11 +423,14 @@ fn policies(path: &Path) -> anyhow::Result<Vec<RegistryPolicySpec>> {
         {
             continue;
         }
-        let policy = match serde_saphyr::from_str::<RegistryPolicy>(document) {
+        let policy: RegistryPolicySpec = match serde_saphyr::from_str::<RegistryPolicy>(document) {
             Ok(policy) => policy.spec,
             Err(whole) => serde_saphyr::from_str(document)
                 .map_err(|_| anyhow::anyhow!("{}: {whole}", path.display()))?,
         };
+        if let Some(problem) = policy.limits.and_then(RegistryLimits::problem) {
+            anyhow::bail!("{}: the policy for {}: {problem}", path.display(), policy.origin);
+        }
         policies.push(policy);
     }
     Ok(policies)
@@ -477,5 +481,26 @@ mod tests {
         assert!(found[1].plain_http);
         std::fs::write(file.path(), "spec: 7\n").unwrap();
         assert!(policies(file.path()).is_err());
+    }
+
+    #[rstest]
+    #[case::least("pushesAtOnce: 2, requestsPerSecond: 2, bytesPerSecond: 2097152", None)]
+    #[case::no_push("pushesAtOnce: 0", Some("limits.pushesAtOnce"))]
+    #[case::no_request("pushesAtOnce: 1, requestsPerSecond: 0", Some("limits.requestsPerSecond"))]
+    #[case::fewer_than_nothing("pushesAtOnce: 1, bytesPerSecond: -1", Some("limits.bytesPerSecond"))]
+    fn limits_that_the_api_server_would_refuse_are_refused(
+        #[case] limits: &str,
+        #[case] problem: Option<&str>,
+    ) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("origin: a.test\nlimits: {{ {limits} }}\n")).unwrap();
+        let found = policies(file.path()).map_err(|error| error.to_string());
+        match problem {
+            None => assert!(found.is_ok(), "{found:?}"),
+            Some(problem) => {
+                let error = found.unwrap_err();
+                assert!(error.contains(problem) && error.contains("a.test"), "{error}");
+            }
+        }
     }
 }
