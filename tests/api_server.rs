@@ -210,6 +210,23 @@ async fn limits_that_let_no_push_come_on_are_refused(#[case] limits: Value, #[ca
 }
 
 #[rstest]
+#[case::certificate_without_tls(json!({ "plainHTTP": true, "clientCertificateRef": { "name": "a" } }), "no use with plainHTTP")]
+#[case::certificate_without_a_name(json!({ "clientCertificateRef": { "name": "" } }), "spec.clientCertificateRef.name")]
+#[case::proxy_with_a_password(json!({ "proxy": "http://me:secret@proxy.test" }), "spec.proxy")]
+#[case::proxy_of_another_kind(json!({ "proxy": "socks5://proxy.test" }), "spec.proxy")]
+#[tokio::test]
+async fn a_policy_that_says_how_a_registry_is_reached_is_checked(
+    #[case] extra: Value,
+    #[case] expected: &str,
+) {
+    let Some(client) = api_server().await else { return };
+    let mut document = json!({ "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy", "metadata": { "name": "p" }, "spec": { "origin": "example.test" } });
+    merge(&mut document["spec"], &extra);
+    let message = ask(&client, &document).await.expect_err("accepted");
+    assert!(message.contains(expected), "{message}");
+}
+
+#[rstest]
 #[case::capability(json!({ "security": { "capabilities": ["SYS_MODULE"] } }), "a capability beyond")]
 #[case::own_variable(json!({ "env": [{ "name": "SLIPWAY_PLAN", "value": "x" }] }), "this variable is Slipway's own")]
 #[case::volume_over_the_gate(json!({ "volumes": [{ "mountPath": "/slipway/usr" }] }), "outside of /workspace and /slipway")]

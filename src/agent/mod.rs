@@ -3,6 +3,7 @@
 //! Each takes one plan, a JSON document in `SLIPWAY_PLAN`, and leaves one report in the container's
 //! termination message; `identity` says the same to the operator at once. Nothing here talks to the API server.
 
+mod certificates;
 pub mod collect;
 mod docker_config;
 pub mod fetch;

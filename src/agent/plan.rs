@@ -44,9 +44,21 @@ pub struct Registries {
     /// Certificates in PEM that are trusted beside the public ones.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub roots: BTreeMap<String, String>,
+    /// The Secrets with the certificates that pushes show to them, each mounted at its [`certificate_folder`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub certificates: BTreeMap<String, String>,
+    /// The proxies through which pushes speak to them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub proxies: BTreeMap<String, String>,
     /// What pushes may ask of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, RegistryLimits>,
+}
+
+/// Where a pusher finds the certificate and the key for a registry: `tls.crt` and `tls.key`.
+pub fn certificate_folder(host: &str) -> String {
+    // A path of a mount has no colon.
+    format!("/certificates/{}", host.replace(':', "_"))
 }
 
 /// What all pushes to a registry together may ask of it.
@@ -70,7 +82,8 @@ pub struct RegistryLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub requests_per_second: Option<i32>,
-    /// Bytes per second that are sent there; each push sends its part of them.
+    /// Bytes per second of layers that are sent there; each push sends its part of them. Whoever reads an image there
+    /// keeps to such a part as well, however many read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1_048_576, max = 1_000_000_000_000_i64))]
     pub bytes_per_second: Option<i64>,
@@ -95,6 +108,18 @@ impl RegistryLimits {
         None
     }
 
+    /// What two policies for one registry allow together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let least = |one: Option<i32>, other: Option<i32>| one.into_iter().chain(other).min();
+        let bytes = [self.bytes_per_second, other.bytes_per_second];
+        Self {
+            pushes_at_once: self.pushes_at_once.min(other.pushes_at_once),
+            requests_per_second: least(self.requests_per_second, other.requests_per_second),
+            bytes_per_second: bytes.into_iter().flatten().min(),
+        }
+    }
+
     /// What one push may ask of it.
     pub fn part(self) -> Budget {
         let pushes = f64::from(self.pushes_at_once.max(1));
@@ -111,28 +136,21 @@ impl RegistryLimits {
 }
 
 impl Registries {
-    /// The same, with certificates and limits of these origins only: a plan has to fit into a variable.
+    /// What is said of these origins only: a plan has to fit into a variable, and a pod gets no Secret that it has
+    /// no use for.
     #[must_use]
-    pub fn with_roots_of(&self, origins: &[&str]) -> Self {
-        let wanted = |host: &String| {
+    pub fn of(&self, origins: &[&str]) -> Self {
+        let wanted = |host: &str| {
             origins
                 .iter()
                 .any(|origin| normal_origin(origin) == normal_origin(host))
         };
-        let roots = self
-            .roots
-            .iter()
-            .filter(|(host, _)| wanted(host))
-            .map(|(host, pem)| (host.clone(), pem.clone()));
         Self {
             plain_http: self.plain_http.clone(),
-            roots: roots.collect(),
-            limits: self
-                .limits
-                .iter()
-                .filter(|(host, _)| wanted(host))
-                .map(|(host, limits)| (host.clone(), *limits))
-                .collect(),
+            roots: only(&self.roots, wanted),
+            certificates: only(&self.certificates, wanted),
+            proxies: only(&self.proxies, wanted),
+            limits: only(&self.limits, wanted),
         }
     }
 
@@ -149,7 +167,7 @@ impl Registries {
             .collect()
     }
 
-    /// A client's options that follow from the policies.
+    /// A client's options that follow from the policies, but for certificates that are in files.
     pub fn options(&self) -> ClientOptions {
         ClientOptions {
             plain_http: self.plain_http.iter().cloned().collect(),
@@ -157,6 +175,11 @@ impl Registries {
                 .roots
                 .iter()
                 .map(|(host, pem)| (host.clone(), pem.clone().into_bytes()))
+                .collect(),
+            proxies: self
+                .proxies
+                .iter()
+                .map(|(host, proxy)| (host.clone(), proxy.clone()))
                 .collect(),
             budgets: self
                 .limits
@@ -166,6 +189,11 @@ impl Registries {
             ..ClientOptions::default()
         }
     }
+}
+
+fn only<T: Clone>(all: &BTreeMap<String, T>, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, T> {
+    let wanted = all.iter().filter(|(host, _)| wanted(host));
+    wanted.map(|(host, said)| (host.clone(), said.clone())).collect()
 }
 
 /// Where a source comes from.

@@ -7,6 +7,7 @@
 use futures_util::future::join_all;
 
 use super::{
+    certificates::{Unreadable, client_options},
     docker_config::credentials,
     identity,
     plan::{PushMode, PushPlan, PushSource, PushTarget},
@@ -43,14 +44,24 @@ pub async fn run_watched(plan: PushPlan, listener: Option<Listener>) -> PushRepo
         referrers: Vec::new(),
         targets: plan.targets.iter().map(|_| untouched()).collect(),
     };
-    let options = plan.registries.options();
-    push(&plan, options, listener, &mut report).await;
+    let (options, unreadable) = client_options(&plan.registries);
+    push(&plan, options, &unreadable, listener, &mut report).await;
     report
 }
 
-async fn push(plan: &PushPlan, options: ClientOptions, listener: Option<Listener>, report: &mut PushReport) {
+async fn push(
+    plan: &PushPlan,
+    options: ClientOptions,
+    unreadable: &Unreadable,
+    listener: Option<Listener>,
+    report: &mut PushReport,
+) {
     if plan.mode == PushMode::Check {
-        return check(plan, options, report).await;
+        return check(plan, options, unreadable, report).await;
+    }
+    if let Err(failure) = unreadable.check(&plan.source.registry) {
+        report.failure = Some(failure);
+        return;
     }
     let (source, image) = match read_source(plan, options).await {
         Ok(found) => found,
@@ -67,7 +78,7 @@ async fn push(plan: &PushPlan, options: ClientOptions, listener: Option<Listener
     let mut ready = Vec::new();
     let mut positions = Vec::new();
     for (position, planned) in plan.targets.iter().enumerate() {
-        match target(source.client(), planned) {
+        match target(source.client(), planned, unreadable) {
             Ok(target) => {
                 ready.push(target);
                 positions.push(position);
@@ -183,7 +194,7 @@ fn failed(error: &CopyError) -> TargetReport {
 }
 
 /// Asks each target where its tags point to; the source is not read.
-async fn check(plan: &PushPlan, options: ClientOptions, report: &mut PushReport) {
+async fn check(plan: &PushPlan, options: ClientOptions, unreadable: &Unreadable, report: &mut PushReport) {
     let client = match Client::new(options, Credentials::anonymous()) {
         Ok(client) => client,
         Err(error) => {
@@ -192,7 +203,7 @@ async fn check(plan: &PushPlan, options: ClientOptions, report: &mut PushReport)
         }
     };
     for (planned, report) in plan.targets.iter().zip(&mut report.targets) {
-        match target(&client, planned) {
+        match target(&client, planned, unreadable) {
             Ok(target) => match tags_of(&target).await {
                 Ok(found) => report.previous = found,
                 Err(error) => report.failure = Some(Failure::new(error.reason(), error.to_string())),
@@ -270,13 +281,14 @@ fn source_reason(error: &CopyError) -> Reason {
     }
 }
 
-fn target(client: &Client, planned: &PushTarget) -> Result<Target, Failure> {
+fn target(client: &Client, planned: &PushTarget, unreadable: &Unreadable) -> Result<Target, Failure> {
     let invalid =
         |error: crate::registry::ReferenceError| Failure::new(Reason::TargetInvalid, error.to_string());
     let reference = Reference::repository(&planned.repository).map_err(invalid)?;
     for tag in &planned.tags {
         reference.with_tag(tag).map_err(invalid)?;
     }
+    unreadable.check(&reference.registry)?;
     let credentials = credentials(planned.credentials_dir.as_deref())?;
     Ok(Target {
         repository: client

@@ -1,7 +1,7 @@
 //! What every reconciler shares: settings, stores, own writes, staging, metrics.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -23,7 +23,7 @@ use super::{
     staging::Staging,
 };
 use crate::{
-    agent::plan::Registries,
+    agent::plan::{Registries, RegistryLimits},
     api::v1alpha1::{
         BuildStrategy, ClusterBuildStrategy, OCIRecipe, OCIRecipeBuild, RegistryAccess, RegistryPolicy,
         RegistryPush, UserNamespaceUse,
@@ -251,13 +251,16 @@ impl Context {
         self.own_builds.newest(&key, self.stores.builds.get(&key))
     }
 
-    /// Every push, each at least as new as what was written here.
+    /// Every push that is not being deleted, each at least as new as what was written here. Others may hang on
+    /// somebody's finalizer, and their status changes no more: nobody waits for them.
     pub fn all_pushes(&self) -> impl Iterator<Item = Arc<RegistryPush>> {
         let pushes = self.stores.pushes.state().into_iter();
-        pushes.filter_map(|push| {
-            self.own_pushes
-                .newest(&ObjectRef::from_obj(&*push), Some(Arc::clone(&push)))
-        })
+        pushes
+            .filter_map(|push| {
+                self.own_pushes
+                    .newest(&ObjectRef::from_obj(&*push), Some(Arc::clone(&push)))
+            })
+            .filter(|push| push.metadata.deletion_timestamp.is_none())
     }
 
     /// The pushes that a build owns, by the names that its status gives.
@@ -329,7 +332,16 @@ impl Context {
 
     /// What policies say of registries.
     pub fn registries(&self) -> Registries {
-        let policies = self.stores.policies.state();
+        let mut policies = self.stores.policies.state();
+        // Where several speak of one origin, the last by name counts, and of limits the least.
+        policies.sort_by_key(|policy| policy.name_any());
+        let mut limits: BTreeMap<String, RegistryLimits> = BTreeMap::new();
+        for policy in &policies {
+            if let Some(own) = policy.spec.limits {
+                let limit = limits.entry(normal_origin(&policy.spec.origin)).or_insert(own);
+                *limit = limit.and(own);
+            }
+        }
         let mut plain_http: Vec<String> = policies
             .iter()
             .filter(|p| p.spec.plain_http)
@@ -343,10 +355,18 @@ impl Context {
         Registries {
             plain_http,
             roots: roots.collect(),
-            limits: policies
+            certificates: policies
                 .iter()
-                .filter_map(|p| Some((p.spec.origin.clone(), p.spec.limits?)))
+                .filter_map(|p| {
+                    let reference = p.spec.client_certificate_ref.as_ref()?;
+                    Some((p.spec.origin.clone(), reference.name.clone()))
+                })
                 .collect(),
+            proxies: policies
+                .iter()
+                .filter_map(|p| Some((p.spec.origin.clone(), p.spec.proxy.clone()?)))
+                .collect(),
+            limits,
         }
     }
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::{
     agent::{
         identity::{self, OPERATOR_VARIABLE},
-        plan::PLAN_VARIABLE,
+        plan::{PLAN_VARIABLE, Registries, certificate_folder},
     },
     api::{MANAGED_BY, MANAGED_BY_LABEL, v1alpha1::LocalReference},
 };
@@ -216,6 +216,23 @@ pub fn secret(volume: &str, reference: &LocalReference) -> Volume {
         }),
         ..Volume::default()
     }
+}
+
+/// The Secrets with the certificates that a pod shows to registries, and where they are mounted.
+pub fn certificates(registries: &Registries) -> (Vec<Volume>, Vec<VolumeMount>) {
+    let parts = registries
+        .certificates
+        .iter()
+        .enumerate()
+        .map(|(index, (host, name))| {
+            let volume = format!("certificate-{index}");
+            let reference = LocalReference { name: name.clone() };
+            (
+                secret(&volume, &reference),
+                mount(&volume, &certificate_folder(host), true),
+            )
+        });
+    parts.unzip()
 }
 
 /// Requests and limits.

@@ -18,7 +18,7 @@ use reqwest::{
 };
 
 /// How near an address is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Reach {
     /// Somewhere on the internet.
     #[default]

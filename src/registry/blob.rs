@@ -150,9 +150,14 @@ impl Reader {
             match self.next().await {
                 Ok(part) => {
                     self.failures = 0;
-                    self.offset += part.len() as u64;
+                    let part_length = part.len();
+                    self.offset += part_length as u64;
                     if self.offset > self.descriptor.size {
                         return Err(self.wrong_size(self.offset));
+                    }
+                    let pace = &self.repository.client.network.pace;
+                    if let Some(budget) = pace.of(&self.repository.origin) {
+                        Box::pin(async move { budget.bytes(part_length).await }).await;
                     }
                     return Ok(Some(part));
                 }

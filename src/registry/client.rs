@@ -26,6 +26,9 @@ pub struct ClientOptions {
     /// What is shown to one `host[:port]` that wants to know its clients by certificate: PEM with the certificate,
     /// those that vouch for it, and the unencrypted private key.
     pub client_certificates: Vec<(String, Secret)>,
+    /// The proxy through which one `host[:port]` is spoken to, and whatever it sends the client to: `http://` or
+    /// `https://`, a host, and a port where it is not the scheme's. The environment's do not count there.
+    pub proxies: Vec<(String, String)>,
     /// Whether an upload may go where a registry sends it on another origin, an object store for example. It
     /// goes there without credentials.
     pub foreign_uploads: bool,
@@ -69,7 +72,7 @@ impl Client {
     /// A client with these credentials.
     ///
     /// # Errors
-    /// When a CA certificate or a client's cannot be read.
+    /// When a CA certificate, a client's or a proxy cannot be read.
     pub fn new(options: ClientOptions, credentials: Credentials) -> Result<Self, RegistryError> {
         Ok(Self {
             network: Arc::new(Network::new(options)?),

@@ -76,7 +76,7 @@ impl Spent {
         }
     }
 
-    /// Waits until these may be sent.
+    /// Waits until these may be sent, or more may be read.
     pub(super) async fn bytes(&self, bytes: usize) {
         if let Some(rate) = &self.bytes {
             rate.spend(bytes).await;

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use reqwest::Url;
+
 use crate::image::Digest;
 
 /// The longest `host[:port]/repository` that registries agree on.
@@ -213,19 +215,18 @@ impl fmt::Display for Reference {
     }
 }
 
-/// A registry's origin in the one spelling that rules are compared in: lower case, no trailing dot, no port that
-/// is the default, and one name for Docker Hub's.
+/// A registry's origin in the one spelling that rules are compared in: as it is connected to, lower case, numbers
+/// of addresses and ports written out, no trailing dot, no port that is the default, and one name for Docker Hub's.
 pub fn normal_origin(registry: &str) -> String {
-    let lower = registry.to_ascii_lowercase();
-    let (host, port) = lower
-        .split_once(':')
-        .map_or((lower.as_str(), None), |(host, port)| (host, Some(port)));
-    let host = match host.trim_end_matches('.') {
+    let Ok(url) = Url::parse(&format!("https://{registry}/")) else {
+        return registry.to_ascii_lowercase();
+    };
+    let host = match url.host_str().unwrap_or_default().trim_end_matches('.') {
         "index.docker.io" | "registry-1.docker.io" => "docker.io",
         host => host,
     };
-    match port {
-        None | Some("443" | "80") => host.to_owned(),
+    match url.port() {
+        None | Some(80) => host.to_owned(),
         Some(port) => format!("{host}:{port}"),
     }
 }
@@ -341,6 +342,11 @@ mod tests {
     #[case::case_and_dot("GHCR.io.", "ghcr.io")]
     #[case::default_port("ghcr.io:443", "ghcr.io")]
     #[case::own_port("Registry.test:5000", "registry.test:5000")]
+    #[case::default_port_with_zeros("ghcr.io:0443", "ghcr.io")]
+    #[case::port_with_zeros("registry.test:05000", "registry.test:5000")]
+    #[case::short_address("10.1:5000", "10.0.0.1:5000")]
+    #[case::longer_address("[0:0:0:0:0:0:0:1]:5000", "[::1]:5000")]
+    #[case::nonsense("Not a host", "not a host")]
     #[case::docker("index.docker.io", "docker.io")]
     fn rules_are_compared_in_one_spelling(#[case] written: &str, #[case] normal: &str) {
         assert_eq!(normal_origin(written), normal);

@@ -96,7 +96,7 @@ impl TokenRequest<'_> {
         self.exchange(request).await
     }
 
-    fn http(&self, url: &Url) -> Result<&reqwest::Client, RegistryError> {
+    fn http(&self, url: &Url) -> Result<reqwest::Client, RegistryError> {
         let route = self.network.http(url, &self.call.home);
         route.map_err(|error| self.call.no_route(error))
     }

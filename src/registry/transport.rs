@@ -144,6 +144,18 @@ impl Call<'_> {
 
     /// Leaves a registry alone that asked for it.
     async fn wait_for_turn(&self, network: &Network) -> Result<(), RegistryError> {
+        self.let_rest(network).await?;
+        let whole = match &self.body {
+            Body::Whole(bytes) => bytes.len(),
+            // What is sent as it is read waits on its way.
+            Body::Empty | Body::Once { .. } => 0,
+        };
+        network.pace.request(&self.at.origin, whole).await;
+        // Another request may have been told meanwhile.
+        self.let_rest(network).await
+    }
+
+    async fn let_rest(&self, network: &Network) -> Result<(), RegistryError> {
         while let Some(remaining) = network.pace.remaining(&self.at.origin) {
             if remaining > network.options.backoff.patience {
                 return Err(RegistryError::Resting {
@@ -153,12 +165,6 @@ impl Call<'_> {
             }
             sleep(remaining).await;
         }
-        let whole = match &self.body {
-            Body::Whole(bytes) => bytes.len(),
-            // What is sent as it is read waits on its way.
-            Body::Empty | Body::Once { .. } => 0,
-        };
-        network.pace.request(&self.at.origin, whole).await;
         Ok(())
     }
 
@@ -348,7 +354,12 @@ impl Call<'_> {
     pub(super) fn lost(&self, error: &reqwest::Error) -> RegistryError {
         match denial(error) {
             Some(denied) => self.untrusted(denied.to_string()),
-            None => self.unreachable(chain(error)),
+            None => match self.repository.client.network.proxy_of(&self.home) {
+                Some(proxy) if error.is_connect() => {
+                    self.unreachable(format!("through the proxy {proxy}: {}", chain(error)))
+                }
+                _ => self.unreachable(chain(error)),
+            },
         }
     }
 

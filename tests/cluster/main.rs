@@ -11,6 +11,7 @@
 #![allow(missing_docs, reason = "a test's name is its documentation")]
 
 mod builds;
+mod certificates;
 mod deleted;
 mod disturbances;
 mod doors;

@@ -1,6 +1,6 @@
 //! A registry of a test's own, which may be down, restart, or want a password.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Arena, kubectl, pods_gone};
 
@@ -82,6 +82,29 @@ impl OwnRegistry {
                 "readinessProbe": { "httpGet": null, "tcpSocket": { "port": 5000 } },
             }],
         } } } });
+        self.patch(arena, &patch).await;
+    }
+
+    /// From now on it speaks TLS with the certificate of this Secret, and only to clients that show the same.
+    pub async fn shows_certificates(&self, arena: &Arena, secret: &str) {
+        let variable = |name: &str, value: &str| json!({ "name": name, "value": value });
+        let patch = json!({ "spec": { "template": { "spec": {
+            "volumes": [{ "name": "tls", "secret": { "secretName": secret } }],
+            "containers": [{
+                "name": "registry",
+                "env": [
+                    variable("REGISTRY_HTTP_TLS_CERTIFICATE", "/tls/tls.crt"),
+                    variable("REGISTRY_HTTP_TLS_KEY", "/tls/tls.key"),
+                    variable("REGISTRY_HTTP_TLS_CLIENTCAS", "[/tls/tls.crt]"),
+                ],
+                "volumeMounts": [{ "name": "tls", "mountPath": "/tls" }],
+                "readinessProbe": { "httpGet": null, "tcpSocket": { "port": 5000 } },
+            }],
+        } } } });
+        self.patch(arena, &patch).await;
+    }
+
+    async fn patch(&self, arena: &Arena, patch: &Value) {
         in_namespace(
             arena,
             &["patch", "deployment/registry", "--patch", &patch.to_string()],

@@ -102,12 +102,18 @@ impl Arena {
 
     /// The same within limits.
     pub async fn let_plain_http_within(&self, origin: &str, limits: &Value) {
-        let port = origin.rsplit(':').next().unwrap();
+        self.apply_policy(&json!({ "origin": origin, "plainHTTP": true, "limits": limits }))
+            .await;
+    }
+
+    /// What is said of a registry until the test ends.
+    pub async fn apply_policy(&self, spec: &Value) {
+        let port = spec["origin"].as_str().unwrap().rsplit(':').next().unwrap();
         let name = format!("{}-{port}", self.namespace);
         self.apply(&json!({
             "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPolicy",
             "metadata": { "name": name, "labels": { TEST_LABEL: self.namespace } },
-            "spec": { "origin": origin, "plainHTTP": true, "limits": limits },
+            "spec": spec,
         }))
         .await;
     }

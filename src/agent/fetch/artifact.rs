@@ -12,7 +12,7 @@ use futures_util::TryStreamExt as _;
 
 use super::layer::Content;
 use crate::{
-    agent::{docker_config::credentials, plan::Registries},
+    agent::{certificates::client_options, docker_config::credentials, plan::Registries},
     image::{Descriptor, Manifest, json, media_type},
     record::{Failure, Reason, Revision},
     registry::{Client, RawManifest, Reference, RegistryError, Repository},
@@ -36,7 +36,9 @@ pub async fn fetch(
         )
     })?;
     let failed = |error: RegistryError| read_failure(reference, &error);
-    let client = Client::new(registries.options(), credentials(credentials_dir)?).map_err(failed)?;
+    let (options, unreadable) = client_options(registries);
+    unreadable.check(&parsed.registry)?;
+    let client = Client::new(options, credentials(credentials_dir)?).map_err(failed)?;
     let repository = client.repository(&parsed.registry, &parsed.repository);
     let found = repository.manifest(parsed.selector()).await.map_err(failed)?;
     let raw = found.ok_or_else(|| {

@@ -1,5 +1,6 @@
 //! RegistryPolicy: what the cluster's administrator says of one registry.
 
+use super::shared::LocalReference;
 use crate::agent::plan::RegistryLimits;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// What the cluster's administrator says of one registry origin.
 ///
-/// A tenant cannot weaken transport security: plain http and own roots come from here only.
+/// A tenant cannot weaken transport security: plain http, own roots and proxies come from here only.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "slipway.dev",
@@ -26,7 +27,9 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!(self.plainHTTP && has(self.caBundle))")
-        .message("caBundle has no use with plainHTTP; leave one out")
+        .message("caBundle has no use with plainHTTP; leave one out"),
+    validation = Rule::new("!(self.plainHTTP && has(self.clientCertificateRef))")
+        .message("clientCertificateRef has no use with plainHTTP; leave one out")
 )]
 pub struct RegistryPolicySpec {
     /// `host[:port]`, as it stands in image names.
@@ -42,6 +45,15 @@ pub struct RegistryPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536), regex(pattern = r"^\s*-----BEGIN CERTIFICATE-----"))]
     pub ca_bundle: Option<String>,
+    /// The `kubernetes.io/tls` Secret, of each namespace its own, with the certificate that is shown to this
+    /// origin by pushes from there, and by builds whose source is an artifact. They wait where there is no such Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate_ref: Option<LocalReference>,
+    /// The proxy through which pushes, and builds whose source is an artifact, speak to this origin and to wherever it
+    /// sends them, such as its token server: `http://` or `https://`, a host, and a port where it is not the scheme's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255), regex(pattern = r"^https?://[A-Za-z0-9.-]+(:[0-9]+)?/?$"))]
+    pub proxy: Option<String>,
     /// What all pushes to it together may ask of it; without it nothing limits them but the registry itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<RegistryLimits>,

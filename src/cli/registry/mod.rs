@@ -83,7 +83,7 @@ pub struct RegistryFlags {
     /// configuration has no login for them.
     #[arg(long)]
     cloud_identity: bool,
-    /// A YAML file of RegistryPolicy resources: certificates, plain http, and what is denied.
+    /// A YAML file of RegistryPolicy resources: certificates, proxies, plain http, limits, and what is denied.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
 }
@@ -299,6 +299,20 @@ impl Session {
                     options
                         .extra_roots
                         .push(((*host).to_owned(), bundle.clone().into_bytes()));
+                }
+                if let Some(proxy) = &policy.proxy {
+                    options.proxies.push(((*host).to_owned(), proxy.clone()));
+                }
+                if let Some(secret) = &policy.client_certificate_ref
+                    && !flags
+                        .client_cert
+                        .iter()
+                        .any(|(given, _)| normal_origin(given) == normal_origin(host))
+                {
+                    anyhow::bail!(
+                        "the policy for {host} wants the certificate of a Secret {}; give it with --client-cert {host}=FILE",
+                        secret.name
+                    );
                 }
                 if let Some(limits) = policy.limits {
                     options.budgets.push(((*host).to_owned(), limits.part()));

@@ -29,8 +29,8 @@ use crate::{
     controller::{
         context::GateDelivery,
         pod_parts::{
-            AGENT_USER, AgentRuntime, agent, bare_pod, child_name, escaped, identity_volume, in_memory,
-            mount, owned_by, resources, restricted, scratch, seccomp, secret, variable,
+            AGENT_USER, AgentRuntime, agent, bare_pod, certificates, child_name, escaped, identity_volume,
+            in_memory, mount, owned_by, resources, restricted, scratch, seccomp, secret, variable,
         },
     },
     image::Platform,
@@ -109,6 +109,7 @@ pub fn pod(
     ];
     volumes.extend(identity_volume(&settings.agents, recipe.timeout_seconds));
     volumes.extend(credentials.map(|reference| secret("credentials", reference)));
+    volumes.extend(certificates(&source_registries(recipe, settings)).0);
     let mut metadata = owned_by(build, name(build, platform, attempt), &labels);
     metadata.annotations = Some(BTreeMap::from([(
         "kubectl.kubernetes.io/default-container".to_owned(),
@@ -177,21 +178,18 @@ fn fetch(
                 .unwrap_or_default(),
         },
     };
-    let artifact = recipe.source.artifact.as_ref();
-    let origin = artifact.and_then(|artifact| artifact.reference.split('/').next());
     let plan = FetchPlan {
         source,
         context_dir: recipe.context_dir.clone(),
         build_file: strategy.needs_build_file.then(|| recipe.build_file.clone()),
         credentials_dir: credentials.then(|| CREDENTIALS.to_owned()),
-        registries: settings
-            .registries
-            .with_roots_of(&origin.into_iter().collect::<Vec<_>>()),
+        registries: source_registries(recipe, settings),
     };
     let mut mounts = vec![mount("workspace", MOUNT, false)];
     if credentials {
         mounts.push(mount("credentials", CREDENTIALS, true));
     }
+    mounts.extend(certificates(&plan.registries).1);
     agent(
         FETCH,
         "fetch-tmp",
@@ -201,6 +199,13 @@ fn fetch(
         &plan,
         mounts,
     )
+}
+
+/// What policies say of the registry that an artifact comes from.
+fn source_registries(recipe: &OCIRecipeSpec, settings: &PodSettings) -> Registries {
+    let artifact = recipe.source.artifact.as_ref();
+    let origin = artifact.and_then(|artifact| artifact.reference.split('/').next());
+    settings.registries.of(&origin.into_iter().collect::<Vec<_>>())
 }
 
 fn build(

@@ -22,6 +22,9 @@ pub(super) type Held = (&'static str, String);
 
 impl Pass<'_> {
     pub(super) fn next_attempt(&mut self) {
+        for entry in &mut self.status.targets {
+            entry.queued = None;
+        }
         let ready = matches!(self.seen.source, Source::Ready(_));
         let portions = if ready || self.whole_follows() || self.seen.push.spec.dry_run {
             &[][..]
@@ -72,6 +75,7 @@ impl Pass<'_> {
             for (index, why) in held {
                 // Its time has come; it is somebody else's end that wakes it now.
                 self.status.targets[index].next_attempt_at = None;
+                self.status.targets[index].queued = (why.0 == queue::QUEUED).then_some(true);
                 if busy.as_ref().is_none_or(|(reason, _)| *reason != queue::QUEUED) {
                     busy = Some(why);
                 }

@@ -12,7 +12,7 @@ use crate::{
         report::{self, RefusedPart, TargetReport},
     },
     api::v1alpha1::RegistryPush,
-    controller::push::{observe::Portion, pod::PUSH, queue, rivals, tags},
+    controller::push::{observe::Portion, pod::PUSH, rivals, tags},
     image::Digest,
     kubernetes::pod::Container,
     registry::{BlobCounters, ReferrerCounters},
@@ -20,6 +20,8 @@ use crate::{
 
 #[path = "decide_after_tests.rs"]
 mod after_the_push;
+#[path = "decide_policy_tests.rs"]
+mod policies;
 #[path = "decide_portion_tests.rs"]
 mod portions;
 
@@ -422,37 +424,6 @@ fn a_target_to_which_another_push_brings_the_same_layers_waits_for_them() {
         ready.message,
         "Waiting for its turn: one.test/a: push \"q\" is bringing layers that both have."
     );
-}
-
-#[test]
-fn a_target_before_whose_registry_is_a_queue_waits_and_says_so_and_the_others_do_not() {
-    let mut seen = observed(&["one.test/a", "two.test/a"]);
-    let full = queue::Queue {
-        at_once: 4,
-        under_way: BTreeMap::from([("other".into(), 4)]),
-        waiting: Vec::new(),
-    };
-    seen.queues.insert("one.test".into(), full);
-    let first = decide(&seen, NOW);
-    assert_eq!(planned(&first), ["two.test/a"]);
-    let seen = ended_with(&after(&seen, &first), vec![None]);
-    let held = decide(&seen, NOW);
-    assert_eq!((&held.step, held.next), (&Step::Nothing, Next::Change));
-    let ready = held
-        .status
-        .conditions
-        .iter()
-        .find(|c| c.type_ == condition::READY);
-    let ready = ready.unwrap();
-    assert_eq!(ready.reason, queue::QUEUED);
-    assert_eq!(
-        ready.message,
-        "Waiting for its turn: one.test/a: its RegistryPolicy lets 4 pushes go there at once, and others are before \
-         this one."
-    );
-    let mut free = after(&seen, &held);
-    free.queues.clear();
-    assert_eq!(planned(&decide(&free, NOW)), ["one.test/a"]);
 }
 
 #[test]

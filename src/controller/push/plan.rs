@@ -15,8 +15,13 @@ pub fn plan(
     targets: &[usize],
 ) -> PushPlan {
     let spec = &seen.push.spec;
-    let origins = spec.targets.iter().map(|target| origin_of(&target.repository));
-    let origins: Vec<&str> = origins.chain([source.registry.as_str()]).collect();
+    let planned = targets.iter().filter_map(|index| spec.targets.get(*index));
+    // A look at tags reads no source.
+    let source_origin = (mode != PushMode::Check).then_some(source.registry.as_str());
+    let origins: Vec<&str> = planned
+        .map(|target| origin_of(&target.repository))
+        .chain(source_origin)
+        .collect();
     let is_portion = status.portion.is_some();
     let target = |index: &usize| {
         let (target, entry) = (spec.targets.get(*index)?, status.targets.get(*index)?);
@@ -43,7 +48,7 @@ pub fn plan(
         mode,
         source: source.clone(),
         targets: targets.iter().filter_map(target).collect(),
-        registries: seen.registries.with_roots_of(&origins),
+        registries: seen.registries.of(&origins),
         platforms: spec
             .platforms
             .iter()

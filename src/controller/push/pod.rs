@@ -10,16 +10,19 @@ use crate::{
     agent::plan::PushPlan,
     api::{ATTEMPT_LABEL, PUSH_LABEL, ROLE_LABEL, v1alpha1::RegistryPush},
     controller::pod_parts::{
-        AGENT_USER, AgentRuntime, agent, bare_pod, child_name, identity_volume, mount, owned_by, scratch,
-        secret,
+        AGENT_USER, AgentRuntime, agent, bare_pod, certificates, child_name, identity_volume, mount,
+        owned_by, scratch, secret,
     },
 };
 
 /// The container that pushes.
 pub const PUSH: &str = "push";
 
-/// A push that hangs for an hour is tried again rather than waited for.
+/// A push that takes more than an hour is tried again rather than waited for.
 const DEADLINE: i64 = 3600;
+/// Where policies slow a push down, large images take as long as they take; that nothing moves at all is seen by
+/// the pusher itself.
+const SLOW_DEADLINE: i64 = 24 * 3600;
 
 /// The name of the pod of an attempt.
 pub fn name(push: &RegistryPush, attempt: i32) -> String {
@@ -38,7 +41,11 @@ pub fn target_credentials(target: usize) -> String {
 /// The pod of one attempt.
 pub fn pod(push: &RegistryPush, plan: &PushPlan, attempt: i32, agents: &AgentRuntime) -> Pod {
     let mut volumes = vec![scratch("tmp", Some("64Mi"))];
-    volumes.extend(identity_volume(agents, DEADLINE));
+    let limits = &mut plan.registries.limits.values();
+    let is_slow =
+        limits.any(|limits| limits.requests_per_second.is_some() || limits.bytes_per_second.is_some());
+    let deadline = if is_slow { SLOW_DEADLINE } else { DEADLINE };
+    volumes.extend(identity_volume(agents, deadline));
     let mut mounts = Vec::new();
     if let Some(reference) = &push.spec.source.credentials_ref {
         volumes.push(secret("source", reference));
@@ -56,6 +63,9 @@ pub fn pod(push: &RegistryPush, plan: &PushPlan, attempt: i32, agents: &AgentRun
             mounts.push(mount(&format!("target-{index}"), &path, true));
         }
     }
+    let (certificates, certificate_mounts) = certificates(&plan.registries);
+    volumes.extend(certificates);
+    mounts.extend(certificate_mounts);
     let labels = [
         (ROLE_LABEL, "push"),
         (PUSH_LABEL, &push.name_any()),
@@ -64,7 +74,7 @@ pub fn pod(push: &RegistryPush, plan: &PushPlan, attempt: i32, agents: &AgentRun
     Pod {
         metadata: owned_by(push, name(push, attempt), &labels),
         spec: Some(PodSpec {
-            active_deadline_seconds: Some(DEADLINE),
+            active_deadline_seconds: Some(deadline),
             containers: vec![agent(
                 PUSH,
                 "tmp",

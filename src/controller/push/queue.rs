@@ -1,6 +1,6 @@
 //! Registries that take a limited number of pushes at once: who is next, fairly between namespaces. Pure.
 //!
-//! Only pushes that say that they are queued are in the queue: one that waits for its build, its time or another
+//! Only targets that say that they are queued are in the queue: one that waits for its build, its time or another
 //! push's tag keeps nobody waiting.
 
 use std::{
@@ -11,9 +11,10 @@ use std::{
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 
-use super::{plan::origin_of, rivals::comes_on};
+use super::plan::origin_of;
 use crate::{
-    api::v1alpha1::{RegistryPush, TargetState, condition},
+    api::v1alpha1::{RegistryPush, TargetState, TargetStatus, condition},
+    record::Reason,
     registry::normal_origin,
 };
 
@@ -99,24 +100,19 @@ pub fn of(
         return queues;
     }
     for other in others.filter(|other| other.uid() != push.uid()) {
-        let (comes_on, is_queued) = (comes_on(&other), is_queued(&other));
-        let in_state = |state: TargetState| -> BTreeSet<String> {
-            let targets = other.status.iter().flat_map(|status| &status.targets);
-            let targets = targets.filter(|target| target.state == state && target.next_attempt_at.is_none());
-            targets
-                .map(|target| normal_origin(origin_of(&target.repository)))
-                .collect()
-        };
-        for origin in in_state(TargetState::Pushing).iter().filter(|_| comes_on) {
-            if let Some(queue) = queues.get_mut(origin) {
+        let keeps_its_place = !lacks_a_secret(&other) || other.namespace() == push.namespace();
+        for origin in origins_of(&other, |target| {
+            target.state == TargetState::Pushing && keeps_its_place
+        }) {
+            if let Some(queue) = queues.get_mut(&origin) {
                 *queue
                     .under_way
                     .entry(other.namespace().unwrap_or_default())
                     .or_default() += 1;
             }
         }
-        for origin in in_state(TargetState::Pending).iter().filter(|_| is_queued) {
-            if let Some(queue) = queues.get_mut(origin) {
+        for origin in origins_of(&other, is_queued) {
+            if let Some(queue) = queues.get_mut(&origin) {
                 queue.waiting.push(ticket(&other));
             }
         }
@@ -126,22 +122,35 @@ pub fn of(
 
 /// Whether a push waits in a queue before a registry that another one pushes to.
 pub fn waits_behind(waiting: &RegistryPush, other: &RegistryPush) -> bool {
-    is_queued(waiting) && !origins(waiting).is_disjoint(&origins(other))
+    !origins_of(waiting, is_queued).is_disjoint(&origins(other))
 }
 
-fn is_queued(push: &RegistryPush) -> bool {
+fn is_queued(target: &TargetStatus) -> bool {
+    target.state == TargetState::Pending && target.queued == Some(true)
+}
+
+/// A namespace's own mistake, which may last: others do not wait for it, its own pushes do.
+fn lacks_a_secret(push: &RegistryPush) -> bool {
     let conditions = push.status.iter().flat_map(|status| &status.conditions);
     conditions
         .filter(|condition| condition.type_ == condition::READY)
-        .any(|condition| condition.reason == QUEUED)
+        .any(|condition| condition.reason == Reason::SecretMissing.as_str())
+}
+
+/// The registries of some of a push's targets.
+fn origins_of(push: &RegistryPush, which: impl Fn(&TargetStatus) -> bool) -> BTreeSet<String> {
+    let targets = push.status.iter().flat_map(|status| &status.targets);
+    targets
+        .filter(|target| which(target))
+        .map(|target| normal_origin(origin_of(&target.repository)))
+        .collect()
 }
 
 /// What it names now, and what its status still speaks of.
 fn origins(push: &RegistryPush) -> BTreeSet<String> {
-    let spec = push.spec.targets.iter().map(|target| &target.repository);
-    let status = push.status.iter().flat_map(|status| &status.targets);
-    spec.chain(status.map(|target| &target.repository))
-        .map(|repository| normal_origin(origin_of(repository)))
+    let spec = push.spec.targets.iter();
+    spec.map(|target| normal_origin(origin_of(&target.repository)))
+        .chain(origins_of(push, |_| true))
         .collect()
 }
 
@@ -188,8 +197,16 @@ mod tests {
     }
 
     fn push(name: &str, reason: &str, targets: &[(&str, &str)]) -> Arc<RegistryPush> {
+        push_of("a", name, reason, targets)
+    }
+
+    fn push_of(namespace: &str, name: &str, reason: &str, targets: &[(&str, &str)]) -> Arc<RegistryPush> {
         let entry = |(repository, state): &(&str, &str)| -> Value {
-            json!({ "repository": repository, "state": state, "tags": [], "attempts": 0 })
+            let (state, queued) = match *state {
+                "Queued" => ("Pending", Some(true)),
+                state => (state, None),
+            };
+            json!({ "repository": repository, "state": state, "queued": queued, "tags": [], "attempts": 0 })
         };
         let spec: Vec<Value> = targets
             .iter()
@@ -198,7 +215,7 @@ mod tests {
         Arc::new(
             serde_json::from_value(json!({
                 "apiVersion": "slipway.dev/v1alpha1", "kind": "RegistryPush",
-                "metadata": { "name": name, "namespace": name, "uid": name,
+                "metadata": { "name": name, "namespace": namespace, "uid": name,
                               "creationTimestamp": "2026-01-01T00:00:00Z" },
                 "spec": { "source": { "reference": "example.test/a:b" }, "targets": spec },
                 "status": {
@@ -224,16 +241,23 @@ mod tests {
                 "Pushing",
                 &[("ONE.test:443/b", "Pushing"), ("two.test/b", "Pushed")],
             ),
-            push("hangs", "SecretMissing", &[("one.test/c", "Pushing")]),
-            push("queues", QUEUED, &[("one.test/d", "Pending")]),
+            push_of("b", "hangs", "SecretMissing", &[("one.test/c", "Pushing")]),
+            push("queues", QUEUED, &[("one.test/d", "Queued")]),
             push("sleeps", "WaitingForSource", &[("one.test/e", "Pending")]),
-            push("elsewhere", QUEUED, &[("two.test/f", "Pending")]),
+            push(
+                "elsewhere",
+                QUEUED,
+                &[("one.test/f", "Pending"), ("two.test/f", "Queued")],
+            ),
+            push("hangs-too", "SecretMissing", &[("one.test/g", "Pushing")]),
+            push_of("b", "has-no-node", "Unschedulable", &[("one.test/h", "Pushing")]),
         ];
         let at_once = BTreeMap::from([("one.test".to_owned(), 3)]);
         let queues = of(&own, others.iter().chain([&own]).cloned(), &at_once);
         let queue = Queue {
             at_once: 3,
-            under_way: BTreeMap::from([("runs".to_owned(), 1)]),
+            // Its own namespace's that hangs, but not another's; a cluster without nodes is everybody's.
+            under_way: BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]),
             waiting: vec![ticket(&others[2])],
         };
         assert_eq!(queues, BTreeMap::from([("one.test".to_owned(), queue)]));

@@ -27,6 +27,7 @@ pub fn pending(target: &PushTargetSpec) -> TargetStatus {
         plain_http: false,
         attempts: 0,
         next_attempt_at: None,
+        queued: None,
         tags: Vec::new(),
         digest: None,
         pushed_at: None,

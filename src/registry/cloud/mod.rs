@@ -148,7 +148,7 @@ impl Exchange<'_> {
     }
 
     /// The connections to the registry itself, under the rules of every request there.
-    fn registry_http(&self) -> Result<&reqwest::Client, RegistryError> {
+    fn registry_http(&self) -> Result<reqwest::Client, RegistryError> {
         let route = self.network.http(self.registry_url, self.registry_url);
         route.map_err(|error| match error {
             RouteError::Setup(error) => error,

@@ -18,10 +18,28 @@ pub(super) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    pub(super) fn serve(self) -> Response {
+    pub(super) async fn serve(self) -> Response {
         if self.path == "/token" {
             return self.token();
         }
+        if let Some(link) = &self.inner.link {
+            return match self.refuse(self.repository()) {
+                Some(refused) => refused,
+                None => link.pass_on(self).await,
+            };
+        }
+        self.serve_here()
+    }
+
+    /// The repository that a path is about; nothing for `/v2/`.
+    fn repository(&self) -> &str {
+        let rest = self.path.strip_prefix("/v2/").unwrap_or_default();
+        let kinds = ["/blobs/", "/manifests/", "/tags/", "/referrers/"];
+        let found = kinds.iter().find_map(|kind| rest.split_once(kind));
+        found.map_or("", |(name, _)| name)
+    }
+
+    fn serve_here(self) -> Response {
         if self.path == "/v2/" || self.path == "/v2" {
             return self.refuse("").unwrap_or_else(|| reply(200, &[], "{}"));
         }

@@ -1,10 +1,12 @@
 //! A registry in the test's own process: correct until a test tells it otherwise, and it remembers every request.
 //!
-//! `exchange` is the registry as the specification has it, which the official conformance suite checks;
-//! `connection` breaks connections; what goes wrong, and when, is here.
+//! `exchange` is the registry as the specification has it, which the official conformance suite checks; `link`
+//! puts one that we did not write in its place; `connection` breaks connections; what goes wrong, and when, is
+//! here.
 
 mod connection;
 mod exchange;
+mod link;
 pub(crate) mod wire;
 
 use std::{
@@ -28,6 +30,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use connection::{Breakable, Connection};
 use exchange::Exchange;
+use link::Link;
 
 use super::{Backoff, Client, ClientOptions, Credentials, Repository};
 use crate::image::{Descriptor, Digest, media_type};
@@ -41,6 +44,8 @@ pub(crate) enum Fault {
     Header(&'static str, Option<String>),
     /// The work, and another body.
     Says(Vec<u8>),
+    /// The work, and the answer of a proxy that lost the registry's.
+    BadGateway,
     /// The connection ends after so many bytes of the request's body; an upload keeps them.
     BreakAfter(u64),
     /// The work, and then the connection ends without an answer.
@@ -141,6 +146,8 @@ struct Content {
 struct Inner {
     address: SocketAddr,
     door: Door,
+    /// Who does the work, if it is not done here.
+    link: Option<Link>,
     content: Mutex<Content>,
 }
 
@@ -159,11 +166,21 @@ impl FaultRegistry {
     }
 
     pub(crate) async fn behind(door: Door) -> Self {
+        Self::with(door, None).await
+    }
+
+    /// Doors and faults before a registry that does the work.
+    pub(crate) async fn before(host: &str, door: Door) -> Self {
+        Self::with(door, Some(Link::to(host))).await
+    }
+
+    async fn with(door: Door, link: Option<Link>) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let inner = Arc::new(Inner {
             address: listener.local_addr().unwrap(),
             door,
+            link,
             content: Mutex::default(),
         });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&inner));
@@ -399,14 +416,17 @@ async fn answer(
             response
         }
         Some(Fault::BreakAfter(_)) => {
-            exchange.keep_part();
+            match &inner.link {
+                Some(link) => link.break_off(&exchange).await,
+                None => exchange.keep_part(),
+            }
             reply(500, &[], "")
         }
         Some(Fault::NoRanges) => {
             exchange.headers.remove(header::RANGE);
-            exchange.serve()
+            exchange.serve().await
         }
-        _ => exchange.serve(),
+        _ => exchange.serve().await,
     };
     match fault {
         Some(Fault::Header(name, value)) => {
@@ -419,6 +439,7 @@ async fn answer(
             response.headers_mut().remove(header::CONTENT_LENGTH);
             *response.body_mut() = Body::from(body);
         }
+        Some(Fault::BadGateway) => response = reply(502, &[], ""),
         Some(Fault::BreakAfter(_) | Fault::LoseAnswer) => connection.end(),
         Some(Fault::CutAnswer(length)) => {
             let whole = axum::body::to_bytes(std::mem::take(response.body_mut()), usize::MAX)

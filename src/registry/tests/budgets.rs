@@ -38,3 +38,24 @@ async fn a_budget_is_not_exceeded(
     let took = start.elapsed().as_secs_f64();
     assert!(took >= least, "{took} s");
 }
+
+#[tokio::test]
+async fn what_is_read_counts_as_well() {
+    let registry = FaultRegistry::start().await;
+    let budget = Budget {
+        requests_per_second: None,
+        bytes_per_second: Some(1_000_000.0),
+    };
+    let options = ClientOptions {
+        budgets: vec![(registry.host(), budget)],
+        ..registry.options()
+    };
+    let client = Client::new(options, Credentials::anonymous()).unwrap();
+    let bytes = content(2_000_000);
+    registry.put_blob("a", &bytes);
+    let start = Instant::now();
+    let repository = client.repository(&registry.host(), "a");
+    let read = repository.blob_bytes(&describe(&bytes), 3_000_000).await;
+    assert_eq!(read.unwrap(), bytes);
+    assert!(start.elapsed().as_secs_f64() >= 1.0);
+}

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Method;
 use rstest::rstest;
 use serde_json::json;
 
@@ -17,7 +18,8 @@ use crate::{
     image::{Digest, media_type},
     registry::{
         BytesSource, Client, ClientOptions, Credentials, Mount, Secret, TagPolicy, Target, Uploaded,
-        push_all, read_image, testing::FaultRegistry,
+        push_all, read_image,
+        testing::{Fault, FaultRegistry},
     },
 };
 
@@ -185,6 +187,42 @@ async fn a_registry_that_wants_a_certificate_is_shown_the_one_that_was_given_for
         let error = found(others).await.unwrap_err();
         assert_eq!(error.reason(), crate::record::Reason::RegistryUnavailable);
     }
+}
+
+#[tokio::test]
+async fn a_certificate_is_not_shown_where_another_registry_sends_the_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((certificate, key)) = certificate(folder.path()) else {
+        crate::testing::skip("certificates", "there is no `openssl` that makes one");
+        return;
+    };
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let (pem, pair) = (read(&certificate), read(&certificate) + &read(&key));
+    let tls = json!({"certificate": certificate, "key": key, "clientcas": [certificate]});
+    let Some(real) = Real::start_in(Server::Distribution3, folder, &tls).await else {
+        return;
+    };
+    let layer = content(1000);
+    let other = FaultRegistry::start().await;
+    let options = ClientOptions {
+        extra_roots: vec![(real.host.clone(), pem.into_bytes())],
+        client_certificates: vec![(real.host.clone(), Secret::new(pair))],
+        ..other.options()
+    };
+    let client = Client::new(options, Credentials::anonymous()).unwrap();
+    let own = client.repository(&real.host, "a");
+    own.upload_blob(&describe(&layer), &BytesSource(layer.clone()))
+        .await
+        .unwrap();
+    let there = format!("https://{}/v2/a/blobs/{}", real.host, Digest::of(&layer));
+    let lure = Fault::Answer(307, vec![("location", there)], String::new());
+    other.fault(9, Method::GET, "/blobs/", lure);
+    let lured = client.repository(&other.host(), "a");
+    let error = lured.blob_bytes(&describe(&layer), 1000).await.unwrap_err();
+    assert_eq!(error.reason(), crate::record::Reason::RegistryUnavailable);
+    assert!(other.count(&Method::GET, "/blobs/") > 0);
+    // Who wants it by its own name gets it.
+    assert_eq!(own.blob_bytes(&describe(&layer), 1000).await.unwrap(), layer);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, path::Path};
 /// Step or fault, what is done, and the tests.
 type Row = (&'static str, &'static str, &'static [&'static str]);
 
-const STEPS: [Row; 29] = [
+const STEPS: [Row; 30] = [
     (
         "names",
         "What is no registry, repository, tag or digest is never asked for.",
@@ -197,7 +197,17 @@ const STEPS: [Row; 29] = [
         &[
             "a_certificate_is_trusted_for_the_registry_that_it_was_given_for",
             "a_registry_that_wants_a_certificate_is_shown_the_one_that_was_given_for_it",
+            "a_certificate_is_not_shown_where_another_registry_sends_the_client",
             "a_client_certificate_without_a_key_is_refused_and_not_quoted",
+        ],
+    ),
+    (
+        "proxies",
+        "The environment's, or one for a registry, its token server and its storage.",
+        &[
+            "a_registry_its_token_server_and_its_storage_are_asked_through_its_proxy",
+            "a_registry_behind_a_proxy_cannot_send_the_client_to_the_addresses_of_the_cloud",
+            "a_proxy_that_is_none_is_refused_by_its_registry",
         ],
     ),
     (
@@ -279,7 +289,7 @@ const STEPS: [Row; 29] = [
     ),
 ];
 
-const FAULTS: [Row; 16] = [
+const FAULTS: [Row; 18] = [
     (
         "401 once, always",
         "Renewed once; then refused for good.",
@@ -387,6 +397,23 @@ const FAULTS: [Row; 16] = [
         &["a_target_that_serves_something_else_is_found_out"],
     ),
     (
+        "a proxy that is down",
+        "`RegistryUnavailable`, and the proxy is named.",
+        &["a_proxy_that_is_down_is_named"],
+    ),
+    (
+        "all of these before real registries",
+        "distribution 3, distribution 2.8 and go-containerregistry's keep what they should, by their own answers.",
+        &[
+            "every_fault_before_a_real_registry_ends_as_it_should",
+            "faults_drawn_by_lot_before_a_real_registry_never_make_a_push_lie",
+            "a_real_registry_s_refusal_overrides_a_head_that_lies",
+            "a_mount_that_a_real_registry_does_not_make_is_an_upload",
+            "a_tag_of_a_real_registry_that_moves_during_the_push_stays",
+            "one_real_registry_of_three_that_fails_does_not_stop_the_others",
+        ],
+    ),
+    (
         "no connection, wrong certificate, denied address",
         "`RegistryUnavailable`; `OriginForbidden` for an address.",
         &[
@@ -398,7 +425,7 @@ const FAULTS: [Row; 16] = [
 ];
 
 /// Every source file that has tests of the client.
-const SOURCES: [&str; 27] = [
+const SOURCES: [&str; 29] = [
     include_str!("auth.rs"),
     include_str!("blobs.rs"),
     include_str!("clouds.rs"),
@@ -408,7 +435,9 @@ const SOURCES: [&str; 27] = [
     include_str!("local.rs"),
     include_str!("manifests.rs"),
     include_str!("pieces.rs"),
+    include_str!("matrix.rs"),
     include_str!("profiles.rs"),
+    include_str!("proxies.rs"),
     include_str!("real.rs"),
     include_str!("referrers.rs"),
     include_str!("sharing.rs"),
