@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::exchange::Exchange;
+use super::{exchange::Exchange, reply};
 
 /// The way to the registry.
 pub(super) struct Link {
@@ -36,7 +36,10 @@ impl Link {
         headers.remove(header::AUTHORIZATION);
         let is_head = exchange.method == Method::HEAD;
         let request = self.http.request(exchange.method, url).headers(headers);
-        let answer = request.body(exchange.body).send().await.unwrap();
+        let Ok(answer) = request.body(exchange.body).send().await else {
+            // As a gateway says it whose connection was closed meanwhile.
+            return reply(502, &[], "");
+        };
         let mut response = Response::new(Body::empty());
         *response.status_mut() = answer.status();
         *response.headers_mut() = answer.headers().clone();

@@ -14,6 +14,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use axum::{
@@ -52,6 +53,8 @@ pub(crate) enum Fault {
     LoseAnswer,
     /// The connection ends after so many bytes of the answer's body.
     CutAnswer(usize),
+    /// The work, but slowly: a pause before each part of the request's body, and before each KiB of the answer's.
+    Drip(Duration),
     /// The work as if no range had been asked for.
     NoRanges,
     /// Neither reads the body nor answers before there is a permit.
@@ -324,7 +327,7 @@ impl FaultRegistry {
         ClientOptions {
             plain_http: [self.host()].into(),
             backoff: Backoff {
-                first: std::time::Duration::from_millis(1),
+                first: Duration::from_millis(1),
                 ..Backoff::default()
             },
             ..ClientOptions::default()
@@ -385,7 +388,11 @@ async fn answer(
     if let Some(Fault::Hold(permits)) = &fault {
         let _ = permits.acquire().await;
     }
-    let bytes = read(body, limit).await;
+    let pause = match &fault {
+        Some(Fault::Drip(pause)) => *pause,
+        _ => Duration::ZERO,
+    };
+    let bytes = read(body, limit, pause).await;
     let length = bytes.len() as u64;
     if length > inner.content().features.largest_body && path.contains("/uploads/") {
         let refused = refusal(413, "SIZE_INVALID", &json!("TOO LARGE"));
@@ -441,17 +448,21 @@ async fn answer(
         }
         Some(Fault::BadGateway) => response = reply(502, &[], ""),
         Some(Fault::BreakAfter(_) | Fault::LoseAnswer) => connection.end(),
+        Some(Fault::Drip(pause)) if parts.method != Method::HEAD => {
+            let whole = whole(&mut response).await;
+            let drops: Vec<Bytes> = whole.chunks(1024).map(Bytes::copy_from_slice).collect();
+            let drops = stream::iter(drops).then(move |drop| async move {
+                tokio::time::sleep(pause).await;
+                Ok::<_, io::Error>(drop)
+            });
+            *response.body_mut() = Body::from_stream(drops);
+        }
         Some(Fault::CutAnswer(length)) => {
-            let whole = axum::body::to_bytes(std::mem::take(response.body_mut()), usize::MAX)
-                .await
-                .unwrap();
-            response
-                .headers_mut()
-                .insert(header::CONTENT_LENGTH, whole.len().into());
+            let whole = whole(&mut response).await;
             let parts = [Ok(whole.slice(..length)), Err(io::Error::other("cut"))];
             *response.body_mut() = Body::from_stream(stream::iter(parts));
         }
-        Some(Fault::Answer(..) | Fault::NoRanges | Fault::Hold(_)) | None => {}
+        Some(Fault::Answer(..) | Fault::NoRanges | Fault::Hold(_) | Fault::Drip(_)) | None => {}
     }
     inner.content().log.push(Seen {
         method: parts.method,
@@ -464,13 +475,25 @@ async fn answer(
     response
 }
 
-async fn read(body: Body, limit: u64) -> Vec<u8> {
+/// Takes the body out of an answer, which goes on to have its length.
+async fn whole(response: &mut Response) -> Bytes {
+    let body = std::mem::take(response.body_mut());
+    let whole = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, whole.len().into());
+    whole
+}
+
+async fn read(body: Body, limit: u64, pause: Duration) -> Vec<u8> {
     let mut stream = body.into_data_stream();
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < limit
         && let Some(Ok(part)) = stream.next().await
     {
         bytes.extend_from_slice(&part);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
     }
     bytes.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     bytes

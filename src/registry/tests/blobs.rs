@@ -9,7 +9,7 @@ use crate::{
     image::Digest,
     record::Reason,
     registry::{
-        RegistryError,
+        Client, ClientOptions, Credentials, RegistryError, Timeouts,
         testing::{Fault, FaultRegistry},
     },
 };
@@ -107,4 +107,26 @@ async fn a_read_from_an_offset_reads_past_what_a_registry_without_ranges_sends()
         bytes.slice(1000..)
     );
     assert_eq!(read(&repository, &bytes, BIG as u64).await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn bytes_that_come_one_by_one_are_waited_for_longer_than_silence() {
+    let registry = FaultRegistry::start().await;
+    let bytes = content(15 << 10);
+    registry.put_blob("a", &bytes);
+    let drip = Fault::Drip(std::time::Duration::from_millis(100));
+    registry.fault(1, Method::GET, "/blobs/", drip);
+    let options = ClientOptions {
+        timeouts: Timeouts {
+            idle: std::time::Duration::from_secs(1),
+            ..Timeouts::default()
+        },
+        ..registry.options()
+    };
+    let client = Client::new(options, Credentials::anonymous()).unwrap();
+    let repository = client.repository(&registry.host(), "a");
+    let read = repository.blob_bytes(&describe(&bytes), 1 << 20).await;
+    assert_eq!(read.unwrap(), bytes);
+    // All of it by the one answer, which took longer than anything may be silent.
+    assert_eq!(registry.count(&Method::GET, "/blobs/"), 1);
 }

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, path::Path};
 /// Step or fault, what is done, and the tests.
 type Row = (&'static str, &'static str, &'static [&'static str]);
 
-const STEPS: [Row; 30] = [
+const STEPS: [Row; 31] = [
     (
         "names",
         "What is no registry, repository, tag or digest is never asked for.",
@@ -83,6 +83,15 @@ const STEPS: [Row; 30] = [
             "a_blob_is_sent_once_and_then_known",
             "an_upload_goes_on_where_the_connection_broke",
             "an_upload_whose_confirmation_was_lost_is_not_sent_again",
+        ],
+    ),
+    (
+        "a line that breaks often",
+        "2 MiB at a time, each confirmed; where the registry takes no parts, the whole.",
+        &[
+            "a_line_that_breaks_often_is_given_little_at_a_time",
+            "a_line_that_breaks_often_carries_little_at_a_time",
+            "a_registry_that_takes_no_part_gets_the_whole",
         ],
     ),
     (
@@ -329,6 +338,7 @@ const FAULTS: [Row; 18] = [
         "slow",
         "As long as bytes move there is no end; without any for 90 s there is.",
         &[
+            "bytes_that_come_one_by_one_are_waited_for_longer_than_silence",
             "an_exchange_that_moves_may_take_hours",
             "an_exchange_that_does_not_move_ends",
         ],

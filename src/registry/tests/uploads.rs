@@ -107,6 +107,62 @@ async fn an_upload_goes_on_where_the_connection_broke() {
     assert_eq!(registry.count(&Method::POST, "uploads"), 1);
 }
 
+/// Breaks that leave so much each time.
+fn break_often(registry: &FaultRegistry, times: usize) {
+    registry.fault(times, Method::PUT, "uploads", Fault::BreakAfter(100_000));
+}
+
+#[tokio::test]
+async fn a_line_that_breaks_often_is_given_little_at_a_time() {
+    let registry = FaultRegistry::start().await;
+    let bytes = content(3 * BIG);
+    break_often(&registry, 2);
+    registry.fault(2, Method::PATCH, "uploads", Fault::BreakAfter(1_000_000));
+    let uploaded = registry
+        .anonymous("a")
+        .upload_blob(&describe(&bytes), &BytesSource(bytes.clone()))
+        .await
+        .unwrap();
+    assert!(
+        matches!(uploaded, Uploaded::Sent { resumed: 4, .. }),
+        "{uploaded:?}"
+    );
+    assert_eq!(registry.blob("a", &Digest::of(&bytes)).unwrap(), bytes);
+    assert_eq!(registry.received(), 3 * BIG as u64);
+    let largest = registry.log().iter().map(|seen| seen.body).max();
+    assert!(largest <= Some(2 << 20), "{largest:?}");
+}
+
+#[rstest]
+#[case::not_offered(None)]
+#[case::too_small(Some(Fault::Answer(400, vec![], String::new())))]
+#[case::another_part(Some(Fault::Header("range", Some("0-99".into()))))]
+#[tokio::test]
+async fn a_registry_that_takes_no_part_gets_the_whole(#[case] fault: Option<Fault>) {
+    let registry = FaultRegistry::start().await;
+    let registry = registry.without(|features| features.pieces = fault.is_some());
+    if let Some(fault) = fault {
+        registry.fault(9, Method::PATCH, "uploads", fault);
+    }
+    let repository = registry.anonymous("a");
+    let bytes = content(3 * BIG);
+    break_often(&registry, 2);
+    repository
+        .upload_blob(&describe(&bytes), &BytesSource(bytes.clone()))
+        .await
+        .unwrap();
+    assert_eq!(registry.blob("a", &Digest::of(&bytes)).unwrap(), bytes);
+    assert_eq!(registry.count(&Method::PATCH, "uploads"), 1);
+    // The next one is not asked about.
+    let more = content(3 * BIG + 1);
+    break_often(&registry, 1);
+    repository
+        .upload_blob(&describe(&more), &BytesSource(more.clone()))
+        .await
+        .unwrap();
+    assert_eq!(registry.count(&Method::PATCH, "uploads"), 1);
+}
+
 #[tokio::test]
 async fn an_upload_that_the_registry_forgot_starts_again() {
     let registry = FaultRegistry::start().await;

@@ -5,6 +5,7 @@
 //! Content whose digest comes with its last byte, and content that a registry does not take in one request, is
 //! sent in pieces: that is `session`.
 
+mod feed;
 mod learned;
 mod session;
 mod transfer;

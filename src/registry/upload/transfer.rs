@@ -1,15 +1,7 @@
-//! A blob whose digest is known, in one request that goes on where it broke.
+//! A blob whose digest is known, in one request that goes on where it broke; in several where the line to the registry
+//! breaks so often that what is on its way each time adds up.
 
-use std::{
-    io,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-};
-
-use bytes::Bytes;
-use futures_util::{StreamExt, stream, try_join};
+use futures_util::join;
 use http::{
     Method, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE},
@@ -17,15 +9,18 @@ use http::{
 use reqwest::Url;
 use tokio::time::sleep;
 
-use super::{Meter, PendingUpload, is_too_large, with_digest};
+use super::{
+    Meter, PendingUpload,
+    feed::{Feed, source_error},
+    is_too_large, range_end, with_digest,
+};
 use crate::{
-    image::{Descriptor, Digest, Hasher},
+    image::Descriptor,
     registry::{
         client::Repository,
         error::{Operation, RegistryError},
-        pace::Spent,
-        source::{BlobSource, ByteStream, registry_error},
-        transport::Body,
+        source::BlobSource,
+        transport::Call,
     },
 };
 
@@ -53,6 +48,7 @@ impl<S: BlobSource> Transfer<'_, S> {
             }
             return self.run_in_pieces().await;
         }
+        let lines = &network.learned;
         let mut offset = 0;
         let mut failures = 0;
         let mut unauthorized = false;
@@ -64,28 +60,39 @@ impl<S: BlobSource> Transfer<'_, S> {
                 }
             };
             // Both are somewhere else, so neither waits for the other.
-            let (here, content) = try_join!(open, self.content(offset))?;
-            let pace = network.pace.of(&self.writer.origin);
-            let content = content.map(|content| content.map(|content| throttled(content, pace)));
-            let feed = Feed::default();
-            let result = self.put(&here, offset, content, &feed).await;
-            let sent = feed.progress.load(Ordering::Relaxed);
+            let (here, feed) = join!(open, self.feed(offset));
+            let mut here = here?;
+            let feed = match feed {
+                Ok(feed) => feed,
+                Err(fault) => {
+                    self.writer.cancel_upload(&here, what).await;
+                    return Err(fault);
+                }
+            };
+            let takes_parts = lines.takes_parts(&self.writer.origin);
+            let result = self.send(&mut here, offset, feed.as_ref()).await;
+            let sent = feed.as_ref().map_or(0, Feed::sent);
             self.sent += sent;
+            let broke = matches!(result, Err(RegistryError::Unreachable { .. }));
+            lines.carried(&self.writer.origin, sent, broke);
             let Err(error) = result else {
                 return Ok(());
             };
-            if let Some(fault) = feed.take_fault() {
+            if let Some(fault) = feed.as_ref().and_then(Feed::take_fault) {
                 self.writer.cancel_upload(&here, what).await;
                 return Err(fault);
             }
             if offset == 0
                 && is_too_large(&error)
-                && network
-                    .learned
-                    .too_large(&self.writer.origin, self.descriptor.size)
+                && lines.too_large(&self.writer.origin, self.descriptor.size)
             {
                 self.writer.cancel_upload(&here, what).await;
                 return self.run_in_pieces().await;
+            }
+            if takes_parts && !lines.takes_parts(&self.writer.origin) {
+                self.writer.cancel_upload(&here, what).await;
+                offset = 0;
+                continue;
             }
             failures += 1;
             // A token may end while a layer is on its way; the new one gets one chance.
@@ -148,12 +155,11 @@ impl<S: BlobSource> Transfer<'_, S> {
     async fn send_pieces(&mut self) -> Result<(), RegistryError> {
         let digest = &self.descriptor.digest;
         let mut session = self.writer.begin_upload().await?;
-        let content = self.source.open(0).await;
-        let content = content.map_err(|error| source_error(digest, &error))?;
-        let feed = Feed::default();
-        let mut passage = feed.passage(content, self.descriptor, 0, self.meter.clone());
+        let Some(feed) = self.feed(0).await? else {
+            return session.finish(digest).await;
+        };
         let result = loop {
-            match passage.next().await {
+            match feed.next(u64::MAX).await {
                 Ok(Some(part)) => {
                     self.sent += part.len() as u64;
                     if let Err(error) = session.write(part).await {
@@ -171,53 +177,77 @@ impl<S: BlobSource> Transfer<'_, S> {
         result
     }
 
-    /// The rest from `offset`, if there is any. That it cannot be had is found out when it is to be sent.
-    async fn content(&self, offset: u64) -> Result<Option<io::Result<ByteStream>>, RegistryError> {
-        Ok(if offset < self.descriptor.size {
-            Some(self.source.open(offset).await)
-        } else {
-            None
-        })
+    /// The rest from `offset`, if there is any.
+    async fn feed(&self, offset: u64) -> Result<Option<Feed>, RegistryError> {
+        if offset >= self.descriptor.size {
+            return Ok(None);
+        }
+        let content = self.source.open(offset).await;
+        let content = content.map_err(|error| source_error(&self.descriptor.digest, &error))?;
+        let budget = self.writer.client.network.pace.of(&self.writer.origin);
+        let meter = self.meter.clone();
+        Ok(Some(Feed::new(content, self.descriptor, offset, budget, meter)))
     }
 
-    /// The rest from `offset` and the digest, in one request.
-    async fn put(
+    /// Everything from `offset` on; `here` becomes where the upload goes on.
+    async fn send(&self, here: &mut Url, mut offset: u64, feed: Option<&Feed>) -> Result<(), RegistryError> {
+        if let Some(feed) = feed {
+            let learned = &self.writer.client.network.learned;
+            while let Some(stride) = learned.stride(&self.writer.origin)
+                && self.descriptor.size - offset > stride
+            {
+                *here = self.patch(here, offset, stride, feed).await?;
+                offset += stride;
+            }
+        }
+        self.put(here, offset, feed).await
+    }
+
+    /// The next `length` bytes, which the registry confirms; where the upload goes on.
+    async fn patch(
         &self,
         location: &Url,
         offset: u64,
-        content: Option<io::Result<ByteStream>>,
+        length: u64,
         feed: &Feed,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<Url, RegistryError> {
+        let end = offset + length - 1;
+        let call = self
+            .call(Method::PATCH, location.clone())?
+            .header(CONTENT_RANGE, &format!("{offset}-{end}"))
+            .header(CONTENT_LENGTH, &length.to_string())
+            .body(feed.body(length));
+        let answer = call.send().await?;
+        let learned = &self.writer.client.network.learned;
+        match answer.status() {
+            StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
+                if range_end(&answer) == Some(end) {
+                    return self.writer.upload_location(&answer);
+                }
+                learned.takes_no_parts(&self.writer.origin);
+                Err(answer
+                    .protocol("the registry took a piece and says that it has another part of the blob"))
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND => Err(answer.refused().await),
+            _ => {
+                learned.takes_no_parts(&self.writer.origin);
+                Err(answer.refused().await)
+            }
+        }
+    }
+
+    /// The rest from `offset` and the digest, in one request.
+    async fn put(&self, location: &Url, offset: u64, feed: Option<&Feed>) -> Result<(), RegistryError> {
         let Descriptor { digest, size, .. } = self.descriptor;
-        let length = size - offset;
-        let mut call = self
-            .writer
-            .call_at(
-                Operation::SendBlob,
-                Method::PUT,
-                self.writer.known_base()?,
-                with_digest(location, digest),
-                digest.as_str(),
-            )
-            .unrepeated()
-            .header(CONTENT_TYPE, "application/octet-stream");
+        let mut call = self.call(Method::PUT, with_digest(location, digest))?;
         if offset > 0 {
             call = call.header(CONTENT_RANGE, &format!("{offset}-{}", size - 1));
         }
-        if let Some(content) = content {
-            let content = match content {
-                Ok(content) => content,
-                Err(error) => {
-                    feed.fail(source_error(digest, &error));
-                    return Err(source_error(digest, &error));
-                }
-            };
-            call = call.header(CONTENT_LENGTH, &length.to_string()).body(feed.body(
-                content,
-                self.descriptor,
-                offset,
-                self.meter.clone(),
-            ));
+        if let Some(feed) = feed {
+            let length = size - offset;
+            call = call
+                .header(CONTENT_LENGTH, &length.to_string())
+                .body(feed.body(length));
         }
         let answer = call.send().await?;
         match answer.status() {
@@ -228,134 +258,11 @@ impl<S: BlobSource> Transfer<'_, S> {
             _ => Err(answer.refused().await),
         }
     }
-}
 
-/// The way of a blob's bytes into a request, and what is seen of them there.
-#[derive(Default)]
-struct Feed {
-    progress: Arc<AtomicU64>,
-    /// Why the content ended early: the source's fault, which the transport reports as its own.
-    fault: Arc<Mutex<Option<RegistryError>>>,
-}
-
-impl Feed {
-    fn fail(&self, error: RegistryError) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-    }
-
-    fn take_fault(&self) -> Option<RegistryError> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn passage(
-        &self,
-        content: ByteStream,
-        descriptor: &Descriptor,
-        offset: u64,
-        meter: Option<Meter>,
-    ) -> Passage {
-        Passage {
-            content,
-            digest: descriptor.digest.clone(),
-            left: descriptor.size - offset,
-            hasher: (offset == 0).then(|| descriptor.digest.hasher()),
-            feed: Self {
-                progress: Arc::clone(&self.progress),
-                fault: Arc::clone(&self.fault),
-            },
-            meter,
-        }
-    }
-
-    /// The body of a request. When all bytes pass, they are hashed, and the last part is held back if the
-    /// whole is not what it should be: a registry that does not look is not given the chance to keep it.
-    fn body(&self, content: ByteStream, descriptor: &Descriptor, offset: u64, meter: Option<Meter>) -> Body {
-        let passage = self.passage(content, descriptor, offset, meter);
-        let parts = stream::try_unfold(passage, |mut passage| async move {
-            match passage.next().await {
-                Ok(part) => Ok(part.map(|part| (part, passage))),
-                Err(error) => {
-                    let text = error.to_string();
-                    passage.feed.fail(error);
-                    Err(std::io::Error::other(text))
-                }
-            }
-        });
-        Body::Once {
-            stream: Mutex::new(Some(reqwest::Body::wrap_stream(parts))),
-            progress: Arc::clone(&self.progress),
-        }
-    }
-}
-
-/// The same, no faster than the registry's budget has it.
-fn throttled(content: ByteStream, budget: Option<Arc<Spent>>) -> ByteStream {
-    let Some(budget) = budget else { return content };
-    Box::pin(content.then(move |part| {
-        let budget = Arc::clone(&budget);
-        async move {
-            if let Ok(part) = &part {
-                budget.bytes(part.len()).await;
-            }
-            part
-        }
-    }))
-}
-
-struct Passage {
-    content: ByteStream,
-    digest: Digest,
-    left: u64,
-    hasher: Option<Hasher>,
-    feed: Feed,
-    meter: Option<Meter>,
-}
-
-impl Passage {
-    async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        if self.left == 0 {
-            return Ok(None);
-        }
-        let wrong_size = |left: u64| RegistryError::Source {
-            digest: self.digest.clone(),
-            problem: format!("it does not have the descriptor's size; {left} bytes are missing"),
-            reason: Some(crate::record::Reason::SizeMismatch),
-        };
-        let part = match self.content.next().await {
-            None => return Err(wrong_size(self.left)),
-            Some(Err(error)) => return Err(source_error(&self.digest, &error)),
-            Some(Ok(part)) => part,
-        };
-        let length = part.len() as u64;
-        if length > self.left {
-            return Err(wrong_size(0));
-        }
-        self.left -= length;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&part);
-        }
-        if self.left == 0
-            && let Some(found) = self.hasher.take().map(Hasher::finish)
-            && found != self.digest
-        {
-            return Err(RegistryError::Source {
-                digest: self.digest.clone(),
-                problem: format!("it is {found}"),
-                reason: Some(crate::record::Reason::DigestMismatch),
-            });
-        }
-        self.feed.progress.fetch_add(length, Ordering::Relaxed);
-        if let Some(meter) = &self.meter {
-            meter(length);
-        }
-        Ok(Some(part))
-    }
-}
-
-fn source_error(digest: &Digest, error: &std::io::Error) -> RegistryError {
-    RegistryError::Source {
-        digest: digest.clone(),
-        problem: crate::registry::error::clean(&error.to_string(), 1024),
-        reason: registry_error(error).map(RegistryError::reason),
+    fn call(&self, method: Method, url: Url) -> Result<Call<'_>, RegistryError> {
+        let home = self.writer.known_base()?;
+        let what = self.descriptor.digest.as_str();
+        let call = self.writer.call_at(Operation::SendBlob, method, home, url, what);
+        Ok(call.unrepeated().header(CONTENT_TYPE, "application/octet-stream"))
     }
 }
