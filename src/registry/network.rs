@@ -80,15 +80,16 @@ impl Network {
     }
 
     /// The connections to where a registry sends the client: with the roots that were given for that place, through
-    /// the registry's proxy, and with nobody's certificate.
+    /// the registry's proxy or else that place's, and with nobody's certificate.
     fn foreign_route(&self, url: &Url, home: &Url) -> Result<Arc<Route>, RegistryError> {
         let (there, here) = (origin_of(url), origin_of(home));
         let roots = self.special.get(&there).map(|(special, _)| &special.roots);
-        let proxy = self
-            .special
-            .get(&here)
-            .and_then(|(special, _)| special.proxy.as_ref());
-        let nearest = match proxy {
+        let proxied = |origin: String| {
+            let proxy = self.special.get(&origin)?.0.proxy.as_ref()?;
+            Some((origin, proxy.clone()))
+        };
+        let (proxy_of, proxy) = proxied(here).or_else(|| proxied(there.clone())).unzip();
+        let nearest = match &proxy {
             // Behind a proxy that was given, where a name leads is the proxy's to decide.
             Some(_) => Reach::Public,
             None => {
@@ -99,7 +100,7 @@ impl Network {
         let way = Way {
             nearest,
             roots_of: roots.filter(|roots| !roots.is_empty()).map(|_| there),
-            proxy_of: proxy.map(|_| here),
+            proxy_of,
         };
         let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = foreign.get(&way) {
@@ -108,7 +109,7 @@ impl Network {
         let special = Special {
             roots: roots.cloned().unwrap_or_default(),
             identity: None,
-            proxy: proxy.cloned(),
+            proxy,
         };
         let route = Arc::new(Route::new(&self.options, nearest, special)?);
         foreign.insert(way, Arc::clone(&route));

@@ -26,13 +26,12 @@ use crate::{
 const TARGETS: usize = 8;
 /// Requests at a time for each target: where every answer takes 80 ms, sixty layers still go in two rounds.
 pub(super) const REQUESTS: usize = 32;
-/// Blobs that are sent at a time for each target, where all of them are large. A connection holds up to half a
-/// MiB of buffers, and a pod has a small memory limit.
-const LARGE_BLOBS: u32 = 6;
-/// From here on a blob's bytes take longer than its requests.
+/// Large blobs that are sent at a time for each target. A connection holds up to half a MiB of buffers, and a pod has a
+/// small memory limit.
+const LARGE_BLOBS: usize = 6;
+/// From here on a blob's bytes take longer than its requests. Smaller ones wait for no large one: at another target
+/// they may have come first, and that one would wait here to share the read.
 const LARGE: u64 = 4 << 20;
-/// Shares of the sending for one target; a small blob takes one of them.
-const SHARES: u32 = 30;
 
 /// Where an image goes.
 #[derive(Clone, Debug)]
@@ -194,7 +193,7 @@ pub(super) struct Push<'a> {
     /// Whether the registry mounts from there. Unknown until the first try, which the other blobs wait for:
     /// sixteen refusals at once tell no more than one.
     mounts: tokio::sync::Mutex<Option<bool>>,
-    shares: Semaphore,
+    large: Semaphore,
     state: Mutex<State>,
 }
 
@@ -231,7 +230,7 @@ impl<'a> Push<'a> {
             options,
             mounts: tokio::sync::Mutex::default(),
             mount_from,
-            shares: Semaphore::new(SHARES as usize),
+            large: Semaphore::new(LARGE_BLOBS),
             state: Mutex::default(),
         }
     }
@@ -377,13 +376,12 @@ impl<'a> Push<'a> {
         blob: &Descriptor,
         pending: Option<PendingUpload>,
     ) -> Result<(), CopyError> {
-        let weight = if blob.size < LARGE {
-            1
+        let _place = if blob.size < LARGE {
+            None
         } else {
-            SHARES / LARGE_BLOBS
+            // The semaphore is never closed, so there is always a permit in the end.
+            self.large.acquire().await.ok()
         };
-        // The semaphore is never closed, so there is always a permit in the end.
-        let _share = self.shares.acquire_many(weight).await.ok();
         let source = SharedBlob {
             meeting: Arc::clone(&self.meeting),
             target: self.index,

@@ -27,7 +27,8 @@ use crate::{
 /// How long a target that is ready waits for the others to say what they want: about as long as a large layer of
 /// theirs may still take, as a second read of it costs more.
 const GRACE: Duration = Duration::from_secs(4);
-/// How long, all in all, one target may keep others waiting that have taken everything they were given.
+/// How long, all in all, one target may keep others waiting that have taken everything they were given; or half of
+/// the time that the read took so far, where that is longer, as targets that are alike wait for each other in turn.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Pieces between the reader and each target. Targets hold the same memory, so this bounds a blob's.
 const PIECES: usize = 16;
@@ -101,6 +102,7 @@ impl Meeting {
             state.late.remove(&target);
             let round = state.rounds.entry(blob.descriptor.digest.clone()).or_default();
             if round.begun {
+                tracing::debug!(taker = target, digest = %blob.descriptor.digest, "comes too late to share a read");
                 None
             } else {
                 let (sender, receiver) = oneshot::channel();
@@ -185,10 +187,12 @@ async fn read_once(blob: SourceBlob, mut takers: Vec<Taker>) {
     let Ok(mut content) = blob.open(0).await else {
         return;
     };
+    let begun = Instant::now();
     while let Some(Ok(mut part)) = content.next().await {
         while !part.is_empty() {
             let piece = part.split_to(part.len().min(PIECE));
-            give(&mut takers, &piece).await;
+            let patience = PATIENCE.max(begun.elapsed() / 2);
+            give(&mut takers, &piece, patience).await;
             if takers.is_empty() {
                 return;
             }
@@ -197,7 +201,7 @@ async fn read_once(blob: SourceBlob, mut takers: Vec<Taker>) {
 }
 
 /// Gives a piece to everybody, and parts with who is gone or holds up the others.
-async fn give(takers: &mut Vec<Taker>, piece: &Bytes) {
+async fn give(takers: &mut Vec<Taker>, piece: &Bytes, patience: Duration) {
     let mut index = 0;
     while index < takers.len() {
         if takers[index].pieces.try_send(piece.clone()).is_ok() {
@@ -209,7 +213,7 @@ async fn give(takers: &mut Vec<Taker>, piece: &Bytes) {
             .enumerate()
             .any(|(other, taker)| other != index && taker.pieces.capacity() == PIECES);
         let since = Instant::now();
-        let left = PATIENCE.saturating_sub(takers[index].held_up);
+        let left = patience.saturating_sub(takers[index].held_up);
         let sent = if hungry {
             matches!(
                 timeout(left, takers[index].pieces.send(piece.clone())).await,
@@ -232,6 +236,7 @@ async fn give(takers: &mut Vec<Taker>, piece: &Bytes) {
         if sent {
             index += 1;
         } else {
+            tracing::debug!(held_up = ?takers[index].held_up, "reads on alone");
             takers.swap_remove(index);
         }
     }
