@@ -95,15 +95,21 @@ async fn main() {
         for delay in &delays {
             let delay = Duration::from_millis(delay.parse().unwrap());
             println!("\n{name}, {} ms\n{}", delay.as_millis(), Measured::HEADER);
-            let mut results = Vec::new();
-            for tool in &tools {
-                let mut runs = Vec::new();
-                for run in 0..repeats {
+            let mut runs: Vec<Vec<Measured>> = tools.iter().map(|_| Vec::new()).collect();
+            // In turns, so that what the machine does meanwhile concerns all of them.
+            for run in 0..repeats {
+                for (tool, runs) in tools.iter().zip(&mut runs) {
                     runs.push(measure(*tool, row, delay, &registry, &source, run).await);
                 }
-                runs.sort_by(|a, b| a.wall.total_cmp(&b.wall));
-                results.push((*tool, runs.swap_remove(repeats / 2)));
             }
+            let results: Vec<(Tool, Measured)> = tools
+                .iter()
+                .zip(runs)
+                .map(|(tool, mut runs)| {
+                    runs.sort_by(|a, b| a.wall.total_cmp(&b.wall));
+                    (*tool, runs.swap_remove(repeats / 2))
+                })
+                .collect();
             let best = results
                 .iter()
                 .filter(|(tool, measured)| *tool != Tool::Slipway && measured.ok)

@@ -28,7 +28,7 @@ const TARGETS: usize = 8;
 pub(super) const REQUESTS: usize = 32;
 /// Large blobs that are sent at a time for each target. A connection holds up to half a MiB of buffers, and a pod has a
 /// small memory limit.
-const LARGE_BLOBS: usize = 6;
+const LARGE_BLOBS: usize = 8;
 /// From here on a blob's bytes take longer than its requests. Smaller ones wait for no large one: at another target
 /// they may have come first, and that one would wait here to share the read.
 const LARGE: u64 = 4 << 20;
