@@ -212,6 +212,7 @@ async fn limits_that_let_no_push_come_on_are_refused(#[case] limits: Value, #[ca
 #[rstest]
 #[case::certificate_without_tls(json!({ "plainHTTP": true, "clientCertificateRef": { "name": "a" } }), "no use with plainHTTP")]
 #[case::certificate_without_a_name(json!({ "clientCertificateRef": { "name": "" } }), "spec.clientCertificateRef.name")]
+#[case::certificate_that_a_proxy_would_see(json!({ "proxy": "https://proxy.test", "clientCertificateRef": { "name": "a" } }), "use an http:// proxy")]
 #[case::proxy_with_a_password(json!({ "proxy": "http://me:secret@proxy.test" }), "spec.proxy")]
 #[case::proxy_of_another_kind(json!({ "proxy": "socks5://proxy.test" }), "spec.proxy")]
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 use super::plan::{Registries, certificate_folder};
 use crate::{
     record::{Failure, Reason},
-    registry::{ClientOptions, Secret, normal_origin},
+    registry::{ClientOptions, Secret, check_client_certificate, normal_origin},
 };
 
 /// Certificates that cannot be had, by registry; those registries cannot be spoken to, others can.
@@ -23,11 +23,25 @@ impl Unreadable {
             None => Ok(()),
         }
     }
+
+    /// Whether a certificate can be used; if not, its registry cannot be spoken to.
+    fn admits(&mut self, host: &str, pair: &Secret) -> bool {
+        let checked = check_client_certificate(host, pair);
+        if let Err(error) = &checked {
+            let failure = Failure::new(Reason::SecretMissing, error.to_string());
+            self.0.insert(normal_origin(host), failure);
+        }
+        checked.is_ok()
+    }
 }
 
 /// A client's options that follow from the policies, with the certificates that are mounted for them.
 pub fn client_options(registries: &Registries) -> (ClientOptions, Unreadable) {
-    options_from(registries, |host| certificate_folder(host).into())
+    let (mut options, mut unreadable) = options_from(registries, |host| certificate_folder(host).into());
+    options
+        .client_certificates
+        .retain(|(host, pair)| unreadable.admits(host, pair));
+    (options, unreadable)
 }
 
 fn options_from(registries: &Registries, folder: impl Fn(&str) -> PathBuf) -> (ClientOptions, Unreadable) {
@@ -79,6 +93,16 @@ mod tests {
         let expected = ("R.test:5000".to_owned(), Secret::new("certificate\nkey"));
         assert_eq!(options.client_certificates, [expected]);
         unreadable.check("r.test:5000").unwrap();
+    }
+
+    #[test]
+    fn a_certificate_that_is_none_concerns_its_registry_only() {
+        let mut unreadable = Unreadable::default();
+        assert!(!unreadable.admits("R.test:5000", &Secret::new("certificate\nkey")));
+        let failure = unreadable.check("r.test:5000").unwrap_err();
+        assert_eq!(failure.reason, Reason::SecretMissing);
+        assert!(failure.message.contains("R.test:5000"), "{}", failure.message);
+        unreadable.check("other.test").unwrap();
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
     error::{Operation, Place, RegistryError},
     network::Network,
     pace::{Backoff, Budget},
-    reference::Reference,
+    reference::{Reference, normal_origin},
     transport::{Body, Call, Identity},
     turns::Turn,
 };
@@ -111,7 +111,9 @@ impl Client {
         Reference::repository(&format!("{registry}/{repository}"))
             .ok()
             .filter(|reference| reference.registry == registry)?;
-        let scheme = if self.network.options.plain_http.contains(registry) {
+        let own = normal_origin(registry);
+        let is_plain = |host: &String| host == registry || normal_origin(host) == own;
+        let scheme = if self.network.options.plain_http.iter().any(is_plain) {
             "http"
         } else {
             "https"

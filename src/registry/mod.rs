@@ -40,6 +40,7 @@ pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::{Operation, OwnError, Place, RegistryError};
 pub use local::{LocalError, LocalImage};
 pub use manifest::RawManifest;
+pub use network::check_client_certificate;
 pub use pace::{Backoff, Budget};
 pub use reference::{Reference, ReferenceError, normal_origin};
 pub use referrers::Referrers;

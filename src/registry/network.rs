@@ -282,12 +282,27 @@ fn special_clients(
     by_host
         .into_iter()
         .map(|(host, special)| {
+            let tls_proxy = special.proxy.as_ref().is_some_and(|proxy| proxy.url.scheme() == "https");
+            if tls_proxy && special.identity.is_some() {
+                // The HTTP client would show it to the proxy as well.
+                return Err(RegistryError::Setup(format!(
+                    "the proxy for {host} speaks https, and would be shown the client certificate for {host}; use http"
+                )));
+            }
             // Who has certificates or a proxy for a host has said where it is.
             let resolver = Resolver::new(Reach::Link, &options.plain_http);
             let client = tls_client(options, &resolver, &special)?;
             Ok((host, (special, client)))
         })
         .collect()
+}
+
+/// Whether a client's certificate can be used.
+///
+/// # Errors
+/// When it is not PEM with a certificate and its private key.
+pub fn check_client_certificate(host: &str, pem: &Secret) -> Result<(), RegistryError> {
+    identity(host, pem).map(drop)
 }
 
 /// The parser's words are left out, as they may quote the key.

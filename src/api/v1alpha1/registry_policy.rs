@@ -29,7 +29,9 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("!(self.plainHTTP && has(self.caBundle))")
         .message("caBundle has no use with plainHTTP; leave one out"),
     validation = Rule::new("!(self.plainHTTP && has(self.clientCertificateRef))")
-        .message("clientCertificateRef has no use with plainHTTP; leave one out")
+        .message("clientCertificateRef has no use with plainHTTP; leave one out"),
+    validation = Rule::new("!(has(self.clientCertificateRef) && has(self.proxy) && self.proxy.startsWith('https:'))")
+        .message("a proxy over https would be shown the certificate of clientCertificateRef; use an http:// proxy")
 )]
 pub struct RegistryPolicySpec {
     /// `host[:port]`, as it stands in image names.

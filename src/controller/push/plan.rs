@@ -4,6 +4,7 @@ use super::{observe::Observed, pod::target_credentials, status};
 use crate::{
     agent::plan::{PublishPolicy, PushMode, PushPlan, PushSource, PushTarget},
     api::v1alpha1::RegistryPushStatus,
+    registry::normal_origin,
 };
 
 /// The plan for the targets at these positions of the specification.
@@ -63,7 +64,7 @@ pub fn is_plain(seen: &Observed, repository: &str) -> bool {
     seen.registries
         .plain_http
         .iter()
-        .any(|origin| origin == origin_of(repository))
+        .any(|origin| normal_origin(origin) == normal_origin(origin_of(repository)))
 }
 
 /// `host[:port]` of `host[:port]/repository`.

@@ -111,6 +111,10 @@ pub fn of(
                     .or_default() += 1;
             }
         }
+        // While an attempt of it runs, it cannot take a place.
+        if !origins_of(&other, |target| target.state == TargetState::Pushing).is_empty() {
+            continue;
+        }
         for origin in origins_of(&other, is_queued) {
             if let Some(queue) = queues.get_mut(&origin) {
                 queue.waiting.push(ticket(&other));
@@ -250,6 +254,11 @@ mod tests {
                 &[("one.test/f", "Pending"), ("two.test/f", "Queued")],
             ),
             push("hangs-too", "SecretMissing", &[("one.test/g", "Pushing")]),
+            push(
+                "is-elsewhere",
+                "Pushing",
+                &[("two.test/i", "Pushing"), ("one.test/i", "Queued")],
+            ),
             push_of("b", "has-no-node", "Unschedulable", &[("one.test/h", "Pushing")]),
         ];
         let at_once = BTreeMap::from([("one.test".to_owned(), 3)]);

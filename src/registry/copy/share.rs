@@ -28,7 +28,8 @@ use crate::{
 /// theirs may still take, as a second read of it costs more.
 const GRACE: Duration = Duration::from_secs(4);
 /// How long, all in all, one target may keep others waiting that have taken everything they were given; or half of
-/// the time that the read took so far, where that is longer, as targets that are alike wait for each other in turn.
+/// the time that the read took so far, where that is longer, as targets that are alike wait for each other in turn. Never
+/// so long at once.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Pieces between the reader and each target. Targets hold the same memory, so this bounds a blob's.
 const PIECES: usize = 16;
@@ -216,7 +217,7 @@ async fn give(takers: &mut Vec<Taker>, piece: &Bytes, patience: Duration) {
         let left = patience.saturating_sub(takers[index].held_up);
         let sent = if hungry {
             matches!(
-                timeout(left, takers[index].pieces.send(piece.clone())).await,
+                timeout(left.min(PATIENCE), takers[index].pieces.send(piece.clone())).await,
                 Ok(Ok(()))
             )
         } else {

@@ -157,18 +157,24 @@ async fn a_certificate_is_trusted_for_the_registry_that_it_was_given_for() {
     }
 }
 
-#[tokio::test]
-async fn a_registry_that_wants_a_certificate_is_shown_the_one_that_was_given_for_it() {
+/// A registry that knows its clients by the certificate that it shows itself, that certificate, and the same with its
+/// key.
+async fn that_wants_certificates() -> Option<(Real, String, String)> {
     let folder = tempfile::tempdir().unwrap();
     let Some((certificate, key)) = certificate(folder.path()) else {
         crate::testing::skip("certificates", "there is no `openssl` that makes one");
-        return;
+        return None;
     };
     let read = |path: &Path| std::fs::read_to_string(path).unwrap();
     let (pem, pair) = (read(&certificate), read(&certificate) + &read(&key));
-    // The registry knows its clients by the same certificate that it shows.
     let tls = json!({"certificate": certificate, "key": key, "clientcas": [certificate]});
-    let Some(real) = Real::start_in(Server::Distribution3, folder, &tls).await else {
+    let real = Real::start_in(Server::Distribution3, folder, &tls).await?;
+    Some((real, pem, pair))
+}
+
+#[tokio::test]
+async fn a_registry_that_wants_a_certificate_is_shown_the_one_that_was_given_for_it() {
+    let Some((real, pem, pair)) = that_wants_certificates().await else {
         return;
     };
     let found = |client_certificates| {
@@ -191,15 +197,7 @@ async fn a_registry_that_wants_a_certificate_is_shown_the_one_that_was_given_for
 
 #[tokio::test]
 async fn a_certificate_is_not_shown_where_another_registry_sends_the_client() {
-    let folder = tempfile::tempdir().unwrap();
-    let Some((certificate, key)) = certificate(folder.path()) else {
-        crate::testing::skip("certificates", "there is no `openssl` that makes one");
-        return;
-    };
-    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
-    let (pem, pair) = (read(&certificate), read(&certificate) + &read(&key));
-    let tls = json!({"certificate": certificate, "key": key, "clientcas": [certificate]});
-    let Some(real) = Real::start_in(Server::Distribution3, folder, &tls).await else {
+    let Some((real, pem, pair)) = that_wants_certificates().await else {
         return;
     };
     let layer = content(1000);

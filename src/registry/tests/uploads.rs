@@ -135,6 +135,7 @@ async fn a_line_that_breaks_often_is_given_little_at_a_time() {
 
 #[rstest]
 #[case::not_offered(None)]
+#[case::unknown(Some(Fault::Answer(404, vec![], String::new())))]
 #[case::too_small(Some(Fault::Answer(400, vec![], String::new())))]
 #[case::another_part(Some(Fault::Header("range", Some("0-99".into()))))]
 #[tokio::test]
@@ -153,6 +154,10 @@ async fn a_registry_that_takes_no_part_gets_the_whole(#[case] fault: Option<Faul
         .unwrap();
     assert_eq!(registry.blob("a", &Digest::of(&bytes)).unwrap(), bytes);
     assert_eq!(registry.count(&Method::PATCH, "uploads"), 1);
+    // What was confirmed before is not sent again, only what was refused.
+    let sent = registry.received();
+    assert!(sent <= (3 * BIG + (2 << 20)) as u64, "{sent}");
+    assert_eq!(registry.count(&Method::POST, "uploads"), 1);
     // The next one is not asked about.
     let more = content(3 * BIG + 1);
     break_often(&registry, 1);

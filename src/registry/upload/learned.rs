@@ -76,11 +76,6 @@ impl Learned {
         self.lines().entry(origin.to_owned()).or_default().whole_only = true;
     }
 
-    /// Whether the registry takes parts of blobs, as far as is known.
-    pub(super) fn takes_parts(&self, origin: &str) -> bool {
-        self.lines().get(origin).is_none_or(|line| !line.whole_only)
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, usize>> {
         self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
     }

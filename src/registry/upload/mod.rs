@@ -166,6 +166,9 @@ impl Repository {
         transfer.run(pending).await?;
         if let Err(error) = writer.prove(descriptor).await {
             tracing::warn!(%error, "the blob is sent once more");
+            // It may have kept the last part only.
+            let learned = &writer.client.network.learned;
+            learned.takes_no_parts(&writer.origin);
             transfer.run(None).await?;
             writer.prove(descriptor).await?;
         }

@@ -4,7 +4,7 @@
 use futures_util::join;
 use http::{
     Method, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE},
+    header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION},
 };
 use reqwest::Url;
 use tokio::time::sleep;
@@ -23,6 +23,14 @@ use crate::{
         transport::Call,
     },
 };
+
+/// Where an upload is.
+struct Course {
+    here: Url,
+    offset: u64,
+    /// Whether the request under way is for a part of what is left.
+    part: bool,
+}
 
 /// One blob on its way.
 pub(super) struct Transfer<'a, S> {
@@ -52,6 +60,7 @@ impl<S: BlobSource> Transfer<'_, S> {
         let mut offset = 0;
         let mut failures = 0;
         let mut unauthorized = false;
+        let mut whole = false;
         loop {
             let open = async {
                 match location.take() {
@@ -61,38 +70,38 @@ impl<S: BlobSource> Transfer<'_, S> {
             };
             // Both are somewhere else, so neither waits for the other.
             let (here, feed) = join!(open, self.feed(offset));
-            let mut here = here?;
+            let mut course = Course {
+                here: here?,
+                offset,
+                part: false,
+            };
             let feed = match feed {
                 Ok(feed) => feed,
                 Err(fault) => {
-                    self.writer.cancel_upload(&here, what).await;
+                    self.writer.cancel_upload(&course.here, what).await;
                     return Err(fault);
                 }
             };
-            let takes_parts = lines.takes_parts(&self.writer.origin);
-            let result = self.send(&mut here, offset, feed.as_ref()).await;
+            let result = self.send(&mut course, feed.as_ref(), whole).await;
             let sent = feed.as_ref().map_or(0, Feed::sent);
             self.sent += sent;
+            let here = course.here;
+            if let Some(fault) = feed.as_ref().and_then(Feed::take_fault) {
+                self.writer.cancel_upload(&here, what).await;
+                return Err(fault);
+            }
             let broke = matches!(result, Err(RegistryError::Unreachable { .. }));
             lines.carried(&self.writer.origin, sent, broke);
             let Err(error) = result else {
                 return Ok(());
             };
-            if let Some(fault) = feed.as_ref().and_then(Feed::take_fault) {
-                self.writer.cancel_upload(&here, what).await;
-                return Err(fault);
-            }
             if offset == 0
+                && !course.part
                 && is_too_large(&error)
                 && lines.too_large(&self.writer.origin, self.descriptor.size)
             {
                 self.writer.cancel_upload(&here, what).await;
                 return self.run_in_pieces().await;
-            }
-            if takes_parts && !lines.takes_parts(&self.writer.origin) {
-                self.writer.cancel_upload(&here, what).await;
-                offset = 0;
-                continue;
             }
             failures += 1;
             // A token may end while a layer is on its way; the new one gets one chance.
@@ -102,7 +111,14 @@ impl<S: BlobSource> Transfer<'_, S> {
                 error.status(),
                 Some(StatusCode::NOT_FOUND | StatusCode::RANGE_NOT_SATISFIABLE)
             );
-            let again = error.is_passing() || token_ended || lost_session;
+            // Of a session that took parts before, a 404 says that it is gone.
+            let strode = course.offset > offset && error.status() == Some(StatusCode::NOT_FOUND);
+            let refuses_parts = course.part && !error.is_passing() && !token_ended && !strode;
+            if refuses_parts {
+                lines.takes_no_parts(&self.writer.origin);
+                whole = true;
+            }
+            let again = error.is_passing() || token_ended || lost_session || refuses_parts;
             let patient = error.retry_after().is_none_or(|time| time <= backoff.patience);
             if !(again && patient && failures < backoff.attempts) {
                 self.writer.cancel_upload(&here, what).await;
@@ -118,20 +134,29 @@ impl<S: BlobSource> Transfer<'_, S> {
                     return Ok(());
                 }
             }
-            (location, offset) = match self.writer.ask_upload(&here, what).await {
-                Some((next, reached)) if reached <= offset + sent && reached < self.descriptor.size => {
-                    if reached > offset {
-                        // What got through is progress, however often it breaks.
-                        failures = 0;
-                    }
-                    self.resumed += 1;
-                    (Some(next), reached)
-                }
-                _ => {
-                    self.writer.cancel_upload(&here, what).await;
-                    (None, 0)
-                }
-            };
+            let most = offset + sent;
+            let reached;
+            (location, reached) = self.resume(here, most).await;
+            if reached > offset {
+                // What got through is progress, however often it breaks.
+                failures = 0;
+            }
+            offset = reached;
+        }
+    }
+
+    /// Where an upload goes on that broke after at most `most` bytes; from the beginning where that is not known.
+    async fn resume(&mut self, here: Url, most: u64) -> (Option<Url>, u64) {
+        let what = self.descriptor.digest.as_str();
+        match self.writer.ask_upload(&here, what).await {
+            Some((next, reached)) if reached <= most && reached < self.descriptor.size => {
+                self.resumed += 1;
+                (Some(next), reached)
+            }
+            _ => {
+                self.writer.cancel_upload(&here, what).await;
+                (None, 0)
+            }
         }
     }
 
@@ -189,18 +214,20 @@ impl<S: BlobSource> Transfer<'_, S> {
         Ok(Some(Feed::new(content, self.descriptor, offset, budget, meter)))
     }
 
-    /// Everything from `offset` on; `here` becomes where the upload goes on.
-    async fn send(&self, here: &mut Url, mut offset: u64, feed: Option<&Feed>) -> Result<(), RegistryError> {
-        if let Some(feed) = feed {
+    /// Everything that is left.
+    async fn send(&self, course: &mut Course, feed: Option<&Feed>, whole: bool) -> Result<(), RegistryError> {
+        if let Some(feed) = feed.filter(|_| !whole) {
             let learned = &self.writer.client.network.learned;
             while let Some(stride) = learned.stride(&self.writer.origin)
-                && self.descriptor.size - offset > stride
+                && self.descriptor.size - course.offset > stride
             {
-                *here = self.patch(here, offset, stride, feed).await?;
-                offset += stride;
+                course.part = true;
+                course.here = self.patch(&course.here, course.offset, stride, feed).await?;
+                course.offset += stride;
             }
         }
-        self.put(here, offset, feed).await
+        course.part = false;
+        self.put(&course.here, course.offset, feed).await
     }
 
     /// The next `length` bytes, which the registry confirms; where the upload goes on.
@@ -218,21 +245,18 @@ impl<S: BlobSource> Transfer<'_, S> {
             .header(CONTENT_LENGTH, &length.to_string())
             .body(feed.body(length));
         let answer = call.send().await?;
-        let learned = &self.writer.client.network.learned;
-        match answer.status() {
-            StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
-                if range_end(&answer) == Some(end) {
-                    return self.writer.upload_location(&answer);
-                }
-                learned.takes_no_parts(&self.writer.origin);
-                Err(answer
-                    .protocol("the registry took a piece and says that it has another part of the blob"))
-            }
-            StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND => Err(answer.refused().await),
-            _ => {
-                learned.takes_no_parts(&self.writer.origin);
-                Err(answer.refused().await)
-            }
+        if !matches!(answer.status(), StatusCode::ACCEPTED | StatusCode::NO_CONTENT) {
+            return Err(answer.refused().await);
+        }
+        if range_end(&answer) != Some(end) {
+            return Err(
+                answer.protocol("the registry took a part and says that it has another part of the blob")
+            );
+        }
+        if answer.headers().contains_key(LOCATION) {
+            self.writer.upload_location(&answer)
+        } else {
+            Ok(location.clone())
         }
     }
 
