@@ -1,6 +1,6 @@
 //! Reading blobs: sizes, small ones whole, large ones as a stream that survives a break.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -14,6 +14,7 @@ use super::{
     answer::Answer,
     client::Repository,
     error::{Operation, RegistryError},
+    pace::Spent,
 };
 use crate::image::{Descriptor, Digest};
 
@@ -119,6 +120,7 @@ impl Repository {
             answer: None,
             skip: 0,
             failures: 0,
+            budget: self.client.network.pace.of(&self.origin),
         };
         if offset < descriptor.size {
             reader.answer = Some(reader.ask().await?);
@@ -141,6 +143,8 @@ struct Reader {
     skip: u64,
     /// Since the last byte.
     failures: u32,
+    /// What reading costs, where the registry has a budget.
+    budget: Option<Arc<Spent>>,
 }
 
 impl Reader {
@@ -155,8 +159,7 @@ impl Reader {
                     if self.offset > self.descriptor.size {
                         return Err(self.wrong_size(self.offset));
                     }
-                    let pace = &self.repository.client.network.pace;
-                    if let Some(budget) = pace.of(&self.repository.origin) {
+                    if let Some(budget) = self.budget.clone() {
                         Box::pin(async move { budget.bytes(part_length).await }).await;
                     }
                     return Ok(Some(part));

@@ -92,6 +92,7 @@ const STEPS: [Row; 31] = [
             "a_line_that_breaks_often_is_given_little_at_a_time",
             "a_line_that_breaks_often_carries_little_at_a_time",
             "a_registry_that_takes_no_part_gets_the_whole",
+            "a_refusal_that_is_not_about_the_part_ends_the_upload",
         ],
     ),
     (

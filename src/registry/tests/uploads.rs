@@ -134,6 +134,29 @@ async fn a_line_that_breaks_often_is_given_little_at_a_time() {
 }
 
 #[rstest]
+#[case::elsewhere(Fault::Header("location", Some("http://other.invalid/x".into())), Reason::OriginForbidden)]
+#[case::denied(Fault::Answer(403, vec![], String::new()), Reason::PushDenied)]
+#[tokio::test]
+async fn a_refusal_that_is_not_about_the_part_ends_the_upload(
+    #[case] fault: Fault,
+    #[case] expected: Reason,
+) {
+    let registry = FaultRegistry::start().await;
+    let bytes = content(3 * BIG);
+    break_often(&registry, 2);
+    registry.fault(9, Method::PATCH, "uploads", fault);
+    let error = registry
+        .anonymous("a")
+        .upload_blob(&describe(&bytes), &BytesSource(bytes.clone()))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), expected);
+    assert_eq!(registry.count(&Method::PATCH, "uploads"), 1);
+    // Those that broke, and none after the refusal.
+    assert_eq!(registry.count(&Method::PUT, "uploads"), 2);
+}
+
+#[rstest]
 #[case::not_offered(None)]
 #[case::unknown(Some(Fault::Answer(404, vec![], String::new())))]
 #[case::too_small(Some(Fault::Answer(400, vec![], String::new())))]

@@ -113,7 +113,7 @@ impl<S: BlobSource> Transfer<'_, S> {
             );
             // Of a session that took parts before, a 404 says that it is gone.
             let strode = course.offset > offset && error.status() == Some(StatusCode::NOT_FOUND);
-            let refuses_parts = course.part && !error.is_passing() && !token_ended && !strode;
+            let refuses_parts = course.part && !strode && is_about_the_part(&error);
             if refuses_parts {
                 lines.takes_no_parts(&self.writer.origin);
                 whole = true;
@@ -288,5 +288,14 @@ impl<S: BlobSource> Transfer<'_, S> {
         let what = self.descriptor.digest.as_str();
         let call = self.writer.call_at(Operation::SendBlob, method, home, url, what);
         Ok(call.unrepeated().header(CONTENT_TYPE, "application/octet-stream"))
+    }
+}
+
+/// Whether the registry minds that it was sent a part. Who we are and where it sends us is another matter.
+fn is_about_the_part(error: &RegistryError) -> bool {
+    match error.status() {
+        Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => false,
+        Some(_) => !error.is_passing(),
+        None => matches!(error, RegistryError::Protocol { .. }),
     }
 }
